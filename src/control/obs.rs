@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub use scan::{ObsScan, SkippedObs};
 pub use slimerpc::{
-    SlimerpcCall, SlimerpcEvent, SlimerpcMemory, SlimerpcMethod, SlimerpcObs, SlimerpcPeer,
-    SlimerpcPeerState, SlimerpcService, SlimerpcServiceState, SlimerpcValue,
+    SlimerpcCall, SlimerpcEvent, SlimerpcMemory, SlimerpcMethod, SlimerpcObs, SlimerpcPayload,
+    SlimerpcPeer, SlimerpcPeerState, SlimerpcService, SlimerpcServiceState, SlimerpcValue,
 };
 
 #[cfg(feature = "server")]

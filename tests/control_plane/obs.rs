@@ -29,6 +29,11 @@ impl Calc {
     }
 
     #[method]
+    fn length(&mut self, text: String) -> usize {
+        text.len()
+    }
+
+    #[method]
     fn fail(&mut self) {
         panic!("as it was told");
     }
@@ -139,9 +144,33 @@ async fn dlslime_ctrl_reads_what_ours_say_and_ours_reads_the_same() {
     worker.serve(Calc).await.unwrap();
     let driver = agent(&server, "driver:0").start().await.unwrap();
     let calc = driver.proxy::<Calc>("worker:0").await.unwrap();
-    assert_eq!(calc.add(1, 2).await, Ok(3));
-    said(redis, "driver:0", |it| it.peers.len() == 1).await;
-    said(redis, "worker:0", |it| it.peers.len() == 1).await;
+    let large = "x".repeat(100_000);
+    assert_eq!(calc.length(large).await, Ok(100_000));
+    let has_moved = |it: &SlimerpcObs| it.peers.len() == 1 && it.payload.received_bytes > 0;
+    let record = said(redis, "driver:0", has_moved).await;
+    let at_caller = record.slimerpc.unwrap().payload;
+    let record = said(redis, "worker:0", has_moved).await;
+    let at_service = record.slimerpc.as_ref().unwrap().payload;
+    assert_eq!(at_caller.sent_bytes, at_service.received_bytes);
+    assert_eq!(at_caller.received_bytes, at_service.sent_bytes);
+    assert!(at_caller.sent_bytes > 100_000, "{at_caller:?}");
+    assert!(
+        (1..100).contains(&at_caller.received_bytes),
+        "{at_caller:?}"
+    );
+    // The service has read the arguments, and sent the answer.
+    let moved = at_service.received_bytes + at_service.sent_bytes;
+    let (summary, nic) = (&record.summary, &record.nics[0]);
+    for bytes in [summary.submitted_bytes_total, summary.completed_bytes_total] {
+        assert_eq!(bytes, moved);
+    }
+    assert_eq!(nic.completed_bytes_total, moved);
+    assert_eq!(nic.assign_total, summary.assign_total);
+    // In the period of the call it had a bandwidth, which then falls by half in each.
+    assert!(
+        record.ewma_bandwidth_bps > 0.0 && nic.ewma_bandwidth_bps > 0.0,
+        "{record:?}"
+    );
 
     for reader in [theirs, ours] {
         let peers = reader(redis, &["peers"]);
@@ -151,8 +180,12 @@ async fn dlslime_ctrl_reads_what_ours_say_and_ours_reads_the_same() {
         for (row, alias) in rows.iter().zip(["driver:0", "worker:0"]) {
             assert_eq!((row[0], row[2], row[4]), (alias, &*pid, "alive"), "{peers}");
         }
+        // Beside its own answer the service has moved what its caller sent.
+        let bytes = |row: &[&str]| row.iter().any(|cell| cell.starts_with("97.7"));
+        assert!(!bytes(&rows[0]) && bytes(&rows[1]), "{peers}");
         let nics = reader(redis, &["nics"]);
         assert_eq!(cells(&nics)[0][..2], ["driver:0", "shm0"], "{nics}");
+        assert!(bytes(&cells(&nics)[1]), "{nics}");
         let links = reader(redis, &["links"]);
         let link = ["driver:0", "shm0", "worker:0", "shm0", "connected"];
         assert_eq!(cells(&links)[0][..5], link, "{links}");

@@ -27,6 +27,8 @@ pub struct SlimerpcObs {
     pub settings: BTreeMap<String, SlimerpcValue>,
     /// Its memory.
     pub memory: SlimerpcMemory,
+    /// Payloads of its calls and of its services.
+    pub payload: SlimerpcPayload,
     /// The peers that it is connected with, or was; at most [`ObsRecord::MOST_PEERS`].
     #[serde(deserialize_with = "list::<_, _, { ObsRecord::MOST_PEERS }>")]
     pub peers: Vec<SlimerpcPeer>,
@@ -108,6 +110,20 @@ pub struct SlimerpcMemory {
     pub registered_bytes: u64,
     /// Bytes of those that are kept for later messages.
     pub pooled_bytes: u64,
+}
+
+/// Payloads that an agent has moved, as a caller and in its services.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SlimerpcPayload {
+    /// Bytes that it has sent.
+    pub sent_bytes: u64,
+    /// Bytes that it has received.
+    pub received_bytes: u64,
+    /// Bytes a second that it sent in the last period.
+    pub sent_per_second: f64,
+    /// Bytes a second that it received in the last period.
+    pub received_per_second: f64,
 }
 
 /// A peer, as the agent that wrote the record sees it.

@@ -58,6 +58,7 @@ impl AgentState {
         let mut record = reporter.record(&self);
         record.status = Some(ObsRecord::STOPPED.to_owned());
         record.ewma_bandwidth_bps = 0.0;
+        (record.nics.iter_mut()).for_each(|nic| nic.ewma_bandwidth_bps = 0.0);
         let kept = (PERIODS * period).max(LAST_KEPT);
         if let Err(error) = self.control().report(&fitted(record), kept).await {
             tracing::debug!(%error, "the last record was not published");

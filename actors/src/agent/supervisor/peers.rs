@@ -25,6 +25,14 @@ impl Handler<ListPeers> for Supervisor {
 impl AgentState {
     /// The peers that the agent is connected with or connects with, in order of their aliases.
     pub(super) fn peers(&self) -> Vec<PeerStatus> {
+        let mut all = self.native_peers();
+        all.extend(self.dlslime_peers());
+        all.sort_by(|a, b| a.alias.cmp(&b.alias));
+        all
+    }
+
+    /// Its native peers, in no order.
+    pub(super) fn native_peers(&self) -> Vec<PeerStatus> {
         let observed = self.monitors.observed();
         self.link_reasons
             .keep(&observed.iter().map(|peer| &*peer.alias).collect());
@@ -35,6 +43,11 @@ impl AgentState {
             alias: peer.alias,
             link: peer.link,
         });
+        native.collect()
+    }
+
+    /// Its peers of DLSlime, in no order.
+    pub(super) fn dlslime_peers(&self) -> Vec<PeerStatus> {
         let link = self.dlslime_link();
         let others = self.dlslime.observed().into_iter();
         let others = others.map(|(alias, is_connected)| PeerStatus {
@@ -45,9 +58,7 @@ impl AgentState {
                 false => String::new(),
             },
         });
-        let mut all: Vec<_> = native.chain(others).collect();
-        all.sort_by(|a, b| a.alias.cmp(&b.alias));
-        all
+        others.collect()
     }
 
     /// The kind of link to DLSlime's peers.

@@ -132,9 +132,9 @@ impl Series {
         }
     }
 
-    /// Tells the current recorder the figures of an agent that leaves, if there are, and that it has
-    /// nothing any more: a recorder forgets no gauge. What is [recorded](Self::record) later only
-    /// counts on.
+    /// Tells the current recorder the figures of an agent that leaves, if there are, and that it
+    /// has nothing any more: a recorder forgets no gauge. What is [recorded](Self::record) later
+    /// only counts on.
     pub(super) fn leave(&mut self, last: Option<Figures>) {
         let mut figures = last.unwrap_or_default();
         figures.memory = crate::MemoryAccount::default();

@@ -124,6 +124,7 @@ function show(page, details) {
 
 // Another client of Redis may have written anything.
 const list = (value) => (Array.isArray(value) ? value : []);
+const moved = (all, perSecond) => `${bytes(all)}, ${bytes(Math.round(perSecond))}/s`;
 const keyed = (rows) => rows.map((row, at) => ({ ...row, key: at }));
 const entries = (map, make) => Object.entries(map ?? {}).map(([key, value]) => ({ key, ...make(value) }));
 
@@ -141,6 +142,8 @@ function facts(page, details, record, ours) {
     ["Registered", details.registered ? "yes" : "no"],
     ["Registered memory", record ? bytes(details.registered_bytes) : ""],
     ["Of that pooled", ours ? bytes(ours.memory.pooled_bytes) : ""],
+    ["Payloads sent", ours?.payload ? moved(ours.payload.sent_bytes, ours.payload.sent_per_second) : ""],
+    ["Payloads received", ours?.payload ? moved(ours.payload.received_bytes, ours.payload.received_per_second) : ""],
     ["Bandwidth", record?.ewma_bandwidth_bps ? `${count(record.ewma_bandwidth_bps)} bit/s` : ""],
   ];
   const shown = element("dl", {}, ...all.filter(([, value]) => value).map(([name, value]) =>

@@ -16,8 +16,21 @@ pub(super) enum Side {
 #[derive(Debug)]
 pub(super) struct Rates {
     known: HashMap<(Side, String, String), Known>,
+    /// Totals of bytes, by what they are of.
+    bytes: HashMap<Moved, u64>,
     since: Instant,
     lasted: Duration,
+}
+
+/// Which bytes of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Moved {
+    /// By operations that it posted to its devices.
+    Posted,
+    /// Payloads that it has sent.
+    Sent,
+    /// Payloads that it has received.
+    Received,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +53,7 @@ impl Rates {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             known: HashMap::new(),
+            bytes: HashMap::new(),
             since: now,
             lasted: Duration::ZERO,
         }
@@ -51,16 +65,28 @@ impl Rates {
         self.since = now;
     }
 
+    /// How many bytes a second a total has grown by in the period.
+    pub(super) fn per_second(&mut self, of: Moved, total: u64) -> f64 {
+        let before = self.bytes.insert(of, total).unwrap_or_default();
+        self.rate(total.saturating_sub(before))
+    }
+
+    /// So many in the period, a second.
+    fn rate(&self, more: u64) -> f64 {
+        let lasted = self.lasted.max(Duration::from_millis(1));
+        rounded(more as f64 / lasted.as_secs_f64())
+    }
+
     /// How a method was called in the period. Quantiles are those of the last period that had
     /// calls.
     pub(super) fn of(&mut self, side: Side, service: &str, reading: &MethodReading) -> MethodRates {
-        let key = (side, service.to_owned(), reading.method.clone());
-        let known = self.known.entry(key).or_default();
         let ended: u64 = reading.ended.iter().sum();
-        let more = ended.saturating_sub(known.ended);
+        let key = (side, service.to_owned(), reading.method.clone());
+        let before = self.known.get(&key).map_or(0, |known| known.ended);
+        let per_second = self.rate(ended.saturating_sub(before));
+        let known = self.known.entry(key).or_default();
         let took = reading.took.since(&known.took);
-        let lasted = self.lasted.max(Duration::from_millis(1));
-        known.shown.per_second = rounded(more as f64 / lasted.as_secs_f64());
+        known.shown.per_second = per_second;
         if took.count() > 0 {
             let micros = |q| rounded(took.quantile(q).as_secs_f64() * 1e6);
             known.shown.p50_us = micros(0.5);
@@ -81,6 +107,18 @@ fn rounded(number: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_of_each_kind_have_a_rate() {
+        let start = Instant::now();
+        let mut rates = Rates::new(start);
+        rates.end_period(start + Duration::from_secs(2));
+        assert_eq!(rates.per_second(Moved::Sent, 3_000), 1_500.0);
+        assert_eq!(rates.per_second(Moved::Received, 100), 50.0);
+        rates.end_period(start + Duration::from_secs(3));
+        assert_eq!(rates.per_second(Moved::Sent, 3_500), 500.0);
+        assert_eq!(rates.per_second(Moved::Received, 100), 0.0);
+    }
 
     #[test]
     fn a_rate_is_of_the_last_period_and_quantiles_are_of_the_last_one_with_calls() {

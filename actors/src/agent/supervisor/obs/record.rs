@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use slimerpc::channel::{MethodReading, RegisteredMemory, Violation, Violations};
 use slimerpc::control::obs::{
     ObsConnection, ObsNic, ObsRecord, ObsSummary, SlimerpcCall, SlimerpcMemory, SlimerpcMethod,
-    SlimerpcObs, SlimerpcPeer, SlimerpcPeerState, SlimerpcService, SlimerpcServiceState,
-    SlimerpcValue,
+    SlimerpcObs, SlimerpcPayload, SlimerpcPeer, SlimerpcPeerState, SlimerpcService,
+    SlimerpcServiceState, SlimerpcValue,
 };
 use slimerpc::control::topology;
 use slimerpc::fabric::LinkType;
@@ -15,10 +15,10 @@ use tokio::sync::broadcast;
 
 use super::super::AgentState;
 use super::log::unix_millis;
-use super::rates::{Rates, Side};
+use super::rates::{Moved, Rates, Side};
 use crate::agent::builder::Settings;
 use crate::service::running::RunningService;
-use crate::{AgentEvent, Figures, ServiceFigures};
+use crate::{AgentEvent, Figures, PayloadBytes, PeerStatus, ServiceFigures};
 
 /// What stays the same from record to record.
 pub(super) struct Reporter {
@@ -30,7 +30,12 @@ pub(super) struct Reporter {
     /// What happened to the agent since the last record.
     events: broadcast::Receiver<AgentEvent>,
     rates: Rates,
+    /// Bits a second that the agent has moved, smoothed.
+    bandwidth: f64,
 }
+
+/// How much of the smoothed bandwidth the last period is.
+const LAST_PERIOD: f64 = 0.5;
 
 impl Reporter {
     pub(super) fn new(agent: &AgentState, period: Duration) -> Self {
@@ -43,6 +48,7 @@ impl Reporter {
             settings: described(&agent.settings),
             events: agent.events.subscribe(),
             rates: Rates::new(Instant::now()),
+            bandwidth: 0.0,
         }
     }
 
@@ -54,10 +60,12 @@ impl Reporter {
         let figures = observed.map(|it| it.figures(agent.settings.devices.account()));
         let figures = figures.unwrap_or_default();
         let registered = RegisteredMemory::now();
-        let nics = agent.settings.devices.names().map(|name| ObsNic {
-            nic: name.to_owned(),
-            ..ObsNic::default()
-        });
+        let moved = moved(&figures);
+        let bytes = moved.completed_bytes_total;
+        let bits = 8.0 * self.rates.per_second(Moved::Posted, bytes);
+        self.bandwidth += LAST_PERIOD * (bits - self.bandwidth);
+        let nics = nics(agent, &moved, self.bandwidth);
+        let (native, others) = (agent.native_peers(), agent.dlslime_peers());
         ObsRecord {
             schema_version: ObsRecord::SCHEMA_VERSION,
             session_id: self.session_id.clone(),
@@ -69,12 +77,15 @@ impl Reporter {
             summary: ObsSummary {
                 mr_count: registered.regions.cast_signed(),
                 mr_bytes: registered.bytes.cast_signed(),
-                ..moved(&figures)
+                ..moved
             },
-            nics: nics.collect(),
-            ewma_bandwidth_bps: 0.0,
-            connections: agent.observed_connections(),
-            slimerpc: Some(self.ours(agent, &figures)),
+            nics,
+            ewma_bandwidth_bps: self.bandwidth,
+            connections: agent.observed_connections(&native, &others),
+            slimerpc: Some(SlimerpcObs {
+                peers: agent.observed_peers(native, others),
+                ..self.ours(agent, &figures)
+            }),
         }
     }
 
@@ -107,7 +118,8 @@ impl Reporter {
                 registered_bytes: (memory.lent + memory.idle) as u64,
                 pooled_bytes: memory.idle as u64,
             },
-            peers: agent.observed_peers(),
+            peers: Vec::new(),
+            payload: self.payload(figures),
             services,
             calls: self.calls(figures),
             events: agent.obs.events(),
@@ -117,6 +129,19 @@ impl Reporter {
 }
 
 impl Reporter {
+    /// Payloads that the agent has moved, and how fast.
+    fn payload(&mut self, figures: &Figures) -> SlimerpcPayload {
+        let payload = payload_of(figures);
+        let sent = payload.sent_inline + payload.sent_by_rendezvous;
+        let received = payload.received_inline + payload.received_by_rendezvous;
+        SlimerpcPayload {
+            sent_bytes: sent,
+            received_bytes: received,
+            sent_per_second: self.rates.per_second(Moved::Sent, sent),
+            received_per_second: self.rates.per_second(Moved::Received, received),
+        }
+    }
+
     /// The figures of the methods of a service.
     fn methods(&mut self, service: &ServiceFigures) -> Vec<SlimerpcMethod> {
         let methods = service.methods.iter().take(SlimerpcObs::MOST_METHODS);
@@ -169,15 +194,50 @@ fn violations(figures: &Figures) -> BTreeMap<String, u64> {
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
+/// Payloads that the agent has moved, as a caller and in its services.
+fn payload_of(figures: &Figures) -> PayloadBytes {
+    let mut all = PayloadBytes::default();
+    for service in figures.calls.iter().chain(&figures.served) {
+        all.add(&service.connections.payload);
+    }
+    all
+}
+
+/// The devices. What moves over which is not counted apart, so only that of an agent with a single
+/// one is known.
+fn nics(agent: &AgentState, moved: &ObsSummary, bandwidth: f64) -> Vec<ObsNic> {
+    let named = |name: &str| ObsNic {
+        nic: name.to_owned(),
+        ..ObsNic::default()
+    };
+    let mut nics: Vec<_> = agent.settings.devices.names().map(named).collect();
+    if let [only] = &mut *nics {
+        only.assign_total = moved.assign_total;
+        only.submitted_bytes_total = moved.submitted_bytes_total;
+        only.completed_bytes_total = moved.completed_bytes_total;
+        only.pending_ops = moved.pending_ops;
+        only.error_total = moved.error_total;
+        only.ewma_bandwidth_bps = bandwidth;
+    }
+    nics
+}
+
 /// What the agent has moved, as DLSlime counts it: requests that it began, and answers that it
-/// gave. Bytes are not counted.
+/// gave. Bytes are those of operations that it posted: payloads that it sent in slots, those that
+/// it read because they are beyond one, and what it read and wrote one-sided. They are counted when
+/// they have been posted or have arrived, so none is on its way or has failed.
 fn moved(figures: &Figures) -> ObsSummary {
     let readings = |of: &[ServiceFigures], what: fn(&MethodReading) -> u64| -> u64 {
         of.iter().flat_map(|it| &it.methods).map(what).sum()
     };
     let answers = readings(&figures.served, |it| it.ended.iter().sum());
     let pending = readings(&figures.calls, MethodReading::in_flight);
+    let (payload, one_sided) = (payload_of(figures), figures.one_sided);
+    let calls = payload.sent_inline + payload.received_by_rendezvous;
+    let bytes = calls + one_sided.read + one_sided.written;
     ObsSummary {
+        submitted_bytes_total: bytes,
+        completed_bytes_total: bytes,
         assign_total: readings(&figures.calls, |it| it.begun) + answers,
         pending_ops: pending.cast_signed(),
         error_total: readings(&figures.calls, MethodReading::failed),
@@ -186,63 +246,69 @@ fn moved(figures: &Figures) -> ObsSummary {
 }
 
 impl AgentState {
-    fn observed_connections(&self) -> Vec<ObsConnection> {
+    fn observed_connections(
+        &self,
+        native: &[PeerStatus],
+        others: &[PeerStatus],
+    ) -> Vec<ObsConnection> {
         let devices = &self.settings.devices;
-        let connection = |peer: String, nic: &str, is_connected| ObsConnection {
-            conn_id: format!("{}:{nic}->{peer}", self.alias),
+        let connection = |peer: &PeerStatus, nic: &str| ObsConnection {
+            conn_id: format!("{}:{nic}->{}", self.alias, peer.alias),
             // Only devices of RDMA have other names elsewhere.
             remote_nic: match devices.beside_rdma().contains(&nic) {
                 true => nic.to_owned(),
                 false => String::new(),
             },
             local_nic: nic.to_owned(),
-            state: if is_connected {
+            state: if peer.link.is_some() {
                 "connected"
             } else {
                 "connecting"
             }
             .to_owned(),
-            connected: is_connected,
-            peer,
+            connected: peer.link.is_some(),
+            peer: peer.alias.clone(),
         };
-        let native = self.monitors.observed().into_iter().map(|peer| {
+        let native = native.iter().map(|peer| {
             let nic = peer.link.and_then(|link| devices.name_on(link));
-            connection(peer.alias, nic.unwrap_or_default(), peer.link.is_some())
+            connection(peer, nic.unwrap_or_default())
         });
         let nic = devices.for_dlslime().device().name();
-        let others = self.dlslime.observed().into_iter();
-        let others = others.map(|(peer, is_connected)| connection(peer, nic, is_connected));
+        let others = others.iter().map(|peer| connection(peer, nic));
         let mut all: Vec<_> = native.chain(others).collect();
         all.sort_by(|a, b| a.peer.cmp(&b.peer));
         all.truncate(ObsRecord::MOST_PEERS);
         all
     }
 
-    fn observed_peers(&self) -> Vec<SlimerpcPeer> {
-        let links: BTreeMap<_, _> = (self.monitors.observed().into_iter())
-            .map(|peer| (peer.alias, peer.link))
+    fn observed_peers(
+        &self,
+        native: Vec<PeerStatus>,
+        others: Vec<PeerStatus>,
+    ) -> Vec<SlimerpcPeer> {
+        let mut known: BTreeMap<_, _> = (native.into_iter())
+            .map(|peer| (peer.alias, (peer.link, peer.why)))
             .collect();
-        let noted = self.obs.peers(|peer| links.contains_key(peer));
-        let mut reasons: BTreeMap<_, _> = (self.peers().into_iter())
-            .map(|peer| (peer.alias, peer.why))
-            .collect();
-        let native = noted.into_iter().map(|(alias, noted)| SlimerpcPeer {
-            fabric: fabric(links.get(&alias).copied().flatten()),
-            fabric_why: reasons.remove(&alias).unwrap_or_default(),
-            alias,
-            state: noted.state,
-            why: noted.why,
-            since_ms: noted.since_ms,
+        let noted = self.obs.peers(|peer| known.contains_key(peer));
+        let native = noted.into_iter().map(|(alias, noted)| {
+            let (link, fabric_why) = known.remove(&alias).unwrap_or_default();
+            SlimerpcPeer {
+                fabric: fabric(link),
+                fabric_why,
+                alias,
+                state: noted.state,
+                why: noted.why,
+                since_ms: noted.since_ms,
+            }
         });
         let link = self.dlslime_link();
-        let others = self.dlslime.observed().into_iter();
         // They send no heartbeats; that messages can be sent is all that is known.
-        let others = others.map(|(alias, is_connected)| SlimerpcPeer {
-            alias,
+        let others = others.into_iter().map(|peer| SlimerpcPeer {
+            alias: peer.alias,
             fabric: fabric(Some(link)),
-            state: match is_connected {
-                true => SlimerpcPeerState::Alive,
-                false => SlimerpcPeerState::Unknown,
+            state: match peer.link {
+                Some(_) => SlimerpcPeerState::Alive,
+                None => SlimerpcPeerState::Unknown,
             },
             ..SlimerpcPeer::default()
         });
