@@ -156,6 +156,10 @@ impl<T> Items<T> {
     /// Tells `span`, if there is one, how the stream ends.
     pub(crate) fn traced(mut self, span: Option<CallSpan>) -> Self {
         self.span = span;
+        // Whoever drops them may not have looked.
+        if let Some(outcome) = self.asked.front().and_then(Reply::failure) {
+            self.tell_end(outcome);
+        }
         self
     }
 

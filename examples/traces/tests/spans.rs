@@ -387,3 +387,17 @@ async fn a_call_that_is_not_sampled_tells_the_service_nothing() {
     assert_eq!(handlers.len(), 1);
     assert_eq!(handlers[0].span_kind, SpanKind::Server);
 }
+
+#[actix::test]
+async fn a_stream_that_could_not_be_opened_says_why_although_nobody_looks() {
+    let job = Job::start("unopened").await;
+    let outer = job.proxy().await;
+    job.outer.shutdown().await.unwrap();
+    let until = Instant::now() + LONG;
+    while outer.channel().is_some_and(|it| it.closed().is_none()) {
+        assert!(Instant::now() < until, "it is not lost");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (told, ()) = trace_of(1, async { drop(outer.count(3)) }).await;
+    assert_eq!(lines(&told), ["call Outer/count lost (failed)"]);
+}
