@@ -80,8 +80,13 @@ impl FaultyCompletionQueue {
     pub(super) fn forget(&self, number: u32) {
         let mut state = self.lock();
         // A queue that has failed reports it at the next poll.
-        let _ = self.take_in(&mut state, Instant::now());
+        let now = Instant::now();
+        let _ = self.take_in(&mut state, now);
         state.staging.forget(number);
+        if state.is_armed {
+            // What was taken in for others raises no event any more.
+            self.timer.set(Some(now), now);
+        }
     }
 
     /// Wakes sleepers on this queue at this time, or earlier.

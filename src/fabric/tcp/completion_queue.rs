@@ -1,8 +1,9 @@
 //! Completion queues of the tcp fabric.
 //!
 //! The descriptor that sleepers await is an epoll of two things: an eventfd, which whoever adds a
-//! completion raises, and, while the queue is armed, the epoll of its sockets. So it is the wire
-//! that wakes a sleeper.
+//! completion raises unless it is about to poll, and, while the queue is armed, the epoll of its
+//! sockets. So it is the wire that wakes a sleeper. Who sleeps again and again leaves all of that as
+//! it is: a sleep is no system call beside the wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
@@ -21,6 +22,12 @@ const ARMED_SOLICITED: u8 = 1;
 const ARMED: u8 = 2;
 /// Sockets that one poll looks at.
 const READY: usize = 64;
+/// Polls in a row that look only at the connection that spoke last, and find nothing.
+const RECENT: u32 = 8;
+/// Polls since the queue was armed after which nobody sleeps who would do so soon again.
+const BUSY: u64 = 1000;
+/// The number of no queue pair.
+const NOBODY: u32 = 0;
 /// A turn, or a count of polls, before the first.
 const NEVER: u64 = u64::MAX;
 
@@ -36,10 +43,18 @@ pub(super) struct TcpCompletionQueue {
     /// Whether `outer` watches `sockets`.
     is_watching: Mutex<bool>,
     armed: AtomicU8,
+    /// `polls` when it was armed last.
+    armed_at: AtomicU64,
+    /// Those who move what has come, and look at the completions afterwards.
+    collectors: AtomicU32,
     entries: Mutex<VecDeque<Entry>>,
     has_entries: AtomicBool,
     connections: Mutex<Arc<HashMap<u32, Arc<Connection>>>>,
-    /// Connections that wait with an acknowledgement for a frame to carry it.
+    /// The connection that spoke last, and the polls since all were looked at.
+    recent: AtomicU32,
+    recent_polls: AtomicU32,
+    /// Connections with something to say at the next poll: an acknowledgement, unless a frame
+    /// carries it, or frames that have gathered.
     owing: Mutex<Vec<Weak<Connection>>>,
     has_owing: AtomicBool,
     polls: AtomicU64,
@@ -104,9 +119,13 @@ impl TcpCompletionQueue {
             sockets,
             is_watching: Mutex::new(false),
             armed: AtomicU8::new(DISARMED),
+            armed_at: AtomicU64::new(0),
+            collectors: AtomicU32::new(0),
             entries: Mutex::default(),
             has_entries: AtomicBool::new(false),
             connections: Mutex::default(),
+            recent: AtomicU32::new(NOBODY),
+            recent_polls: AtomicU32::new(0),
             owing: Mutex::default(),
             has_owing: AtomicBool::new(false),
             polls: AtomicU64::new(0),
@@ -148,11 +167,19 @@ impl TcpCompletionQueue {
         let _ = epoll::delete(&self.sockets, socket);
     }
 
-    /// Adds a completion. It raises an event if one was asked for of this kind.
+    /// Adds a completion. It raises an event if one was asked for of this kind, unless somebody is
+    /// about to look.
     pub(super) fn push(&self, entry: Entry, is_wanted: bool) {
         lock(&self.entries).push_back(entry);
         self.has_entries.store(true, Ordering::SeqCst);
         let least = if is_wanted { ARMED_SOLICITED } else { ARMED };
+        if self.collectors.load(Ordering::SeqCst) == 0 {
+            self.raise_for(least);
+        }
+    }
+
+    /// Raises an event if one was asked for of at least this kind.
+    fn raise_for(&self, least: u8) {
         if self.armed.load(Ordering::SeqCst) >= least
             && self.armed.swap(DISARMED, Ordering::SeqCst) != DISARMED
         {
@@ -160,6 +187,36 @@ impl TcpCompletionQueue {
             // Afterwards, so that whoever takes note of it takes the event, too.
             self.is_raised.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// Takes what is there, and looks at the sockets if there is nothing.
+    pub(super) fn poll(&self, out: &mut [Completion]) -> usize {
+        let polls = self.note_poll();
+        let count = self.take(out);
+        if count > 0 {
+            return count;
+        }
+        self.collectors.fetch_add(1, Ordering::SeqCst);
+        self.progress();
+        self.collectors.fetch_sub(1, Ordering::SeqCst);
+        let count = self.take(out);
+        if self.armed.load(Ordering::SeqCst) != DISARMED {
+            if self.has_entries.load(Ordering::SeqCst) {
+                // Somebody else may sleep, and nobody was told of these.
+                self.raise_for(ARMED_SOLICITED);
+            } else if polls.wrapping_sub(self.armed_at.load(Ordering::Relaxed)) > BUSY {
+                self.calm();
+            }
+        }
+        count
+    }
+
+    /// Whoever was woken polls on, or the sleeper is not the one who polls. That one is woken, to
+    /// ask anew, so that what comes over the sockets wakes nobody any more.
+    #[cold]
+    fn calm(&self) {
+        self.raise_for(ARMED_SOLICITED);
+        self.stop_watching();
     }
 
     /// Moves completions into `out`. How many there were.
@@ -181,11 +238,26 @@ impl TcpCompletionQueue {
         count
     }
 
-    /// Somebody polls.
-    pub(super) fn note_poll(&self) {
+    /// Somebody polls. Returns how many polls that makes.
+    fn note_poll(&self) -> u64 {
         // A count that is lost to another thread is no loss: it only has to change.
-        let polls = self.polls.load(Ordering::Relaxed);
-        self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
+        let polls = self.polls.load(Ordering::Relaxed).wrapping_add(1);
+        self.polls.store(polls, Ordering::Relaxed);
+        polls
+    }
+
+    /// How many polls there have been, modulo 2^64.
+    pub(super) fn polls(&self) -> u64 {
+        self.polls.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody has armed it and polled once since, as who goes to sleep does.
+    pub(super) fn is_slept_on(&self) -> bool {
+        self.armed.load(Ordering::SeqCst) != DISARMED
+            && self
+                .polls()
+                .wrapping_sub(self.armed_at.load(Ordering::SeqCst))
+                <= 1
     }
 
     /// Whether somebody polled between the last turn in which this was asked and this one.
@@ -213,17 +285,34 @@ impl TcpCompletionQueue {
     }
 
     /// Moves what has come over the sockets, and what waits to leave.
-    pub(super) fn progress(&self) {
+    fn progress(&self) {
         self.settle();
         let connections = lock(&self.connections).clone();
         match connections.len() {
             0 => {}
-            1 => connections.values().for_each(|one| one.progress(self)),
+            1 => {
+                for one in connections.values() {
+                    one.progress(self);
+                }
+            }
             _ => self.progress_ready(&connections),
         }
     }
 
     fn progress_ready(&self, connections: &HashMap<u32, Arc<Connection>>) {
+        let recent_polls = self.recent_polls.load(Ordering::Relaxed);
+        if recent_polls < RECENT
+            && let Some(recent) = connections.get(&self.recent.load(Ordering::Relaxed))
+        {
+            // What has come may take long to handle, and others wait meanwhile.
+            let next = match recent.progress(self) {
+                true => RECENT,
+                false => recent_polls + 1,
+            };
+            self.recent_polls.store(next, Ordering::Relaxed);
+            return;
+        }
+        self.recent_polls.store(0, Ordering::Relaxed);
         let mut room = [const { MaybeUninit::uninit() }; READY];
         let waited = epoll::wait(&self.sockets, &mut room, Some(&Timespec::default()));
         // Without it the device's thread goes on alone.
@@ -231,37 +320,58 @@ impl TcpCompletionQueue {
             return;
         };
         for event in events {
-            if let Some(connection) = connections.get(&(event.data.u64() as u32)) {
-                connection.progress(self);
+            let number = event.data.u64() as u32;
+            if let Some(connection) = connections.get(&number)
+                && connection.progress(self)
+            {
+                self.recent.store(number, Ordering::Relaxed);
             }
         }
     }
 
-    /// This connection has executed what its peer waits for.
+    /// This connection has something to say at the next poll.
     pub(super) fn owe(&self, connection: &Weak<Connection>) {
         lock(&self.owing).push(connection.clone());
-        self.has_owing.store(true, Ordering::Release);
+        self.has_owing.store(true, Ordering::SeqCst);
     }
 
-    /// Acknowledges what no frame has carried meanwhile.
+    /// Says what no frame has carried meanwhile, and sends what has gathered.
     pub(super) fn settle(&self) {
-        if self.has_owing.load(Ordering::Relaxed) && self.has_owing.swap(false, Ordering::AcqRel) {
-            let owing = std::mem::take(&mut *lock(&self.owing));
-            let owing = owing.iter().filter_map(Weak::upgrade);
-            owing.for_each(|connection| connection.acknowledge());
+        if self.has_owing.load(Ordering::SeqCst) && self.has_owing.swap(false, Ordering::SeqCst) {
+            // Not while it is locked: a connection that has something to say locks it, too.
+            let next = || lock(&self.owing).pop();
+            while let Some(connection) = next() {
+                if let Some(connection) = connection.upgrade() {
+                    connection.settle_now();
+                }
+            }
         }
     }
 
     fn arm_for(&self, what: u8) -> Result<(), FabricError> {
-        self.settle();
         let mut is_watching = lock(&self.is_watching);
+        // The poll that comes next looks at all connections: edges tell only of what comes later.
+        self.recent_polls.store(RECENT, Ordering::Relaxed);
+        self.armed_at.store(self.polls(), Ordering::SeqCst);
         self.armed.fetch_max(what, Ordering::SeqCst);
         if !*is_watching {
             self.set_watching(epoll::EventFlags::IN)
                 .map_err(FabricError::os("arming a completion queue"))?;
             *is_watching = true;
         }
+        drop(is_watching);
+        // Afterwards: who has something to say now says it without waiting for a poll.
+        self.settle();
         Ok(())
+    }
+
+    /// Has nobody woken by the sockets, unless the queue has been armed meanwhile.
+    fn stop_watching(&self) {
+        let mut is_watching = lock(&self.is_watching);
+        if *is_watching && self.armed.load(Ordering::SeqCst) == DISARMED {
+            // It is a descriptor of ours, so this cannot fail.
+            *is_watching = self.set_watching(epoll::EventFlags::empty()).is_err();
+        }
     }
 
     fn set_watching(&self, flags: epoll::EventFlags) -> rustix::io::Result<()> {
@@ -284,18 +394,11 @@ impl CompletionQueue for TcpCompletionQueue {
     }
 
     fn clear_events(&self) {
-        if self.armed.load(Ordering::SeqCst) != DISARMED {
-            // The event may be what has come over a socket. It is one once it is a completion.
-            self.note_poll();
-            self.progress();
-        }
+        // Of what has come over a socket the poll tells that follows; the event is that it can be
+        // read.
         if self.is_raised.swap(false, Ordering::SeqCst) {
             eventfd::lower(&self.event);
         }
-        let mut is_watching = lock(&self.is_watching);
-        if *is_watching && self.armed.load(Ordering::SeqCst) == DISARMED {
-            // It is a descriptor of ours, so this cannot fail.
-            *is_watching = self.set_watching(epoll::EventFlags::empty()).is_err();
-        }
+        self.stop_watching();
     }
 }

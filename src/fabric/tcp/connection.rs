@@ -9,6 +9,7 @@ use super::address::TcpKey;
 use super::completion_queue::{Entry, TcpCompletionQueue};
 use super::device_state::{Command, DeviceState};
 use super::frame::{Header, Kind};
+use super::gathering::Gathering;
 use super::hello::{Hello, Opening, Terms};
 use super::input::{Filled, Input, Payload};
 use super::output::{Output, Unsent};
@@ -80,6 +81,8 @@ struct Wire {
     /// A request failed before it was sent. None after it is sent.
     is_spoiled: bool,
     output: Output,
+    /// Whether that waits for the next poll.
+    gathering: Gathering,
     /// When whoever waits for the connection to be made gives up.
     give_up: Option<Instant>,
 
@@ -351,27 +354,52 @@ impl Connection {
         Ok(())
     }
 
-    /// Posts sends, which leave in one system call if the socket takes them.
+    /// Posts sends, which leave in one system call if the socket takes them: at once, or with
+    /// others at the next poll, as [`gathering`](super::gathering) says.
     pub(super) fn post_sends(
         &self,
         requests: &[SendRequest<'_>],
         max_inline: u32,
     ) -> Result<(), FabricError> {
         let mut wire = self.lock();
-        let was_empty = wire.output.is_empty();
+        let was_blocked = wire.is_blocked();
+        let is_alone = wire.unacknowledged.is_empty();
         let posted = requests.iter().try_for_each(|request| {
             request.check_inline(max_inline, crate::fabric::TCP)?;
             self.post(&mut wire, request)
         });
-        if was_empty && wire.stream.is_some() && !wire.output.is_empty() {
-            if let Err(ending) = self.send(&mut wire) {
+        if !was_blocked && wire.stream.is_some() && !wire.output.is_empty() {
+            if (is_alone || !self.gathers(&mut wire))
+                && let Err(ending) = self.send(&mut wire)
+            {
                 self.end_after_input(&mut wire, ending);
             }
+            // Whoever polls may not poll again.
             if !wire.output.is_empty() {
                 self.look_after(&mut wire);
             }
         }
         posted
+    }
+
+    /// Whether what was posted behind others waits for the next poll.
+    fn gathers(&self, wire: &mut Wire) -> bool {
+        let Identity {
+            send_cq, recv_cq, ..
+        } = &self.identity;
+        // Of two queues it is not known which one is polled.
+        if !Arc::ptr_eq(send_cq, recv_cq) {
+            return false;
+        }
+        let had_begun = wire.gathering.is_waiting();
+        if !wire.gathering.waits(&wire.output, send_cq) {
+            return false;
+        }
+        if !had_begun {
+            send_cq.owe(&self.this);
+        }
+        // Behind that: whoever goes to sleep now sees this, or is seen here.
+        !send_cq.is_slept_on()
     }
 
     /// Posts a send, which does not leave yet.
@@ -449,9 +477,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Moves what there is to move. Whoever polls `queue` does this.
-    pub(super) fn progress(&self, queue: &TcpCompletionQueue) {
+    /// Moves what there is to move. Whoever polls `queue` does this. Returns whether a frame has
+    /// come.
+    pub(super) fn progress(&self, queue: &TcpCompletionQueue) -> bool {
         let mut wire = self.lock();
+        let before = wire.input.sequence;
         self.advance(&mut wire);
         let owes = wire.owes && wire.stream.is_some();
         if owes {
@@ -461,10 +491,11 @@ impl Connection {
         if owes || !wire.output.is_empty() {
             self.look_after(&mut wire);
         }
+        wire.input.sequence != before
     }
 
-    /// Tells the peer what has been executed, unless a frame did so.
-    pub(super) fn acknowledge(&self) {
+    /// Sends what has gathered, and tells the peer what has been executed, unless a frame did so.
+    pub(super) fn settle_now(&self) {
         let mut wire = self.lock();
         if let Err(ending) = self.settle(&mut wire) {
             self.end_after_input(&mut wire, ending);
@@ -475,12 +506,17 @@ impl Connection {
     }
 
     fn settle(&self, wire: &mut Wire) -> Result<(), Ending> {
-        // Behind what waits to be sent it would be no sooner there, and one of many.
-        if wire.owes && wire.stream.is_some() && wire.output.is_empty() {
-            wire.push(Header::bare(Kind::Ack), &[], Target::empty(), false);
-            self.send(wire)?;
+        // Behind what the socket does not take it would be no sooner there, and one of many.
+        if wire.is_blocked() || wire.stream.is_none() {
+            return Ok(());
         }
-        Ok(())
+        if wire.owes {
+            wire.push(Header::bare(Kind::Ack), &[], Target::empty(), false);
+        }
+        match wire.output.is_empty() {
+            true => Ok(()),
+            false => self.send(wire),
+        }
     }
 
     /// The device's thread looks, as something happened on the socket (`by_event`) or some time has
@@ -496,7 +532,7 @@ impl Connection {
             self.end(wire, refusing);
         }
         let is_attended = self.is_attended(turn, by_event);
-        let was_blocked = !wire.output.is_empty();
+        let was_blocked = wire.is_blocked();
         if !is_attended || was_blocked {
             self.advance(wire);
         }
@@ -504,8 +540,9 @@ impl Connection {
         if wire.is_stalled && wire.stream.as_ref().is_some_and(socket::is_gone) {
             self.end(wire, Ending::Lost);
         }
-        // Whoever polls found no room to say what is owed, and does not look again.
-        if (!is_attended || was_blocked)
+        // Whoever polls found no room to say what is owed, and does not look again; or polls no more
+        // since frames have gathered for that.
+        if (!is_attended || was_blocked || wire.gathering.is_waiting())
             && let Err(ending) = self.settle(wire)
         {
             self.end_after_input(wire, ending);
@@ -567,6 +604,7 @@ impl Connection {
         let Some(stream) = &mut wire.stream else {
             return Ok(());
         };
+        wire.gathering.end();
         wire.output.flush(stream).map_err(|unsent| match unsent {
             Unsent::Lost => Ending::Lost,
             Unsent::Deregistered => Ending::Failed(CompletionStatus::LocalProtection),
@@ -896,6 +934,9 @@ impl Connection {
             };
             if let Some(header) = parting {
                 wire.push(header, &[], Target::empty(), false);
+            }
+            let is_heard = matches!(ending, Ending::GivenUp | Ending::Failed(_));
+            if parting.is_some() || (is_heard && wire.gathering.is_waiting()) {
                 // If the socket takes no more, the peer sees the connection end.
                 let _ = wire.output.flush(&mut stream);
             }
@@ -905,6 +946,7 @@ impl Connection {
             self.device.command(Command::Close(stream.strip()));
         }
         wire.output.clear();
+        wire.gathering.end();
         wire.reads.clear();
         wire.held = None;
         wire.give_up = None;
@@ -974,6 +1016,11 @@ fn deregistered(header: Header) -> Ending {
 }
 
 impl Wire {
+    /// Whether something waits until the socket takes more.
+    fn is_blocked(&self) -> bool {
+        !self.output.is_empty() && !self.gathering.is_waiting()
+    }
+
     /// Appends a frame, which also says what has been executed.
     fn push(&mut self, mut header: Header, inline: &[u8], target: Target, is_response: bool) {
         header.executed = self.executed;

@@ -12,10 +12,12 @@
 //! | WRITE_WITH_IMM | a frame; its immediate waits in the receiver until there is a receive, or for as long as the sender insists |
 //! | acknowledgement | a count in every frame; a frame of its own only if none goes back before the next poll |
 //! | completion channel | an epoll over the sockets while the queue is armed: the wire itself wakes who sleeps |
+//! | doorbell | a system call; what is posted behind unanswered frames waits for the next poll, so that many leave in one |
 //! | the NIC | whoever polls. One thread for each device makes connections, and serves those that nobody polls |
 //!
 //! Of a frame up to a few KiB come with its header into a buffer of the connection and are copied
-//! from there; all others are received where they belong.
+//! from there; all others are received where they belong. Up to 1 KiB are copied behind the header
+//! when they are posted; all others are sent from where they lie.
 //!
 //! **Trust.** A peer shows the random key of the queue pair that it dials, and the one that answers
 //! shows the key of the dialler's: both come from the control plane, which thereby decides who
@@ -30,6 +32,7 @@ mod connection;
 mod device;
 mod device_state;
 mod frame;
+mod gathering;
 mod hello;
 mod input;
 mod options;

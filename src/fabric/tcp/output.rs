@@ -10,6 +10,9 @@ use super::stream::{Piece, Stream};
 
 /// Frames that leave in one system call, if the socket takes them.
 const AT_ONCE: usize = 16;
+/// Bytes of registered memory that are copied behind their header: that takes less time than to have
+/// the system gather them from a place of their own.
+const COPIED: usize = 1024;
 /// Sent bytes that are kept before those behind them are moved to the front.
 const KEPT: usize = 64 * 1024;
 
@@ -49,6 +52,12 @@ impl Output {
         self.segments.is_empty()
     }
 
+    /// Whether what waits is less than so many bytes, none of them in registered memory.
+    pub(super) fn is_below(&self, bytes: usize) -> bool {
+        let is_buffered = |segment: &Segment| segment.target.left() == 0;
+        self.bytes.len() - self.at < bytes && self.segments.iter().all(is_buffered)
+    }
+
     #[cfg(test)]
     pub(super) fn unsent(&self) -> usize {
         self.bytes.len() - self.at
@@ -59,7 +68,7 @@ impl Output {
         &mut self,
         mut header: Header,
         inline: &[u8],
-        target: Target,
+        mut target: Target,
         is_response: bool,
     ) {
         header.sequence = self.sequence;
@@ -68,7 +77,24 @@ impl Output {
         let header = header.encode();
         self.bytes.extend_from_slice(&header);
         self.bytes.extend_from_slice(inline);
-        let buffered = header.len() + inline.len();
+        let mut buffered = header.len() + inline.len();
+        if (1..=COPIED).contains(&target.left())
+            && let Some((first, _held)) = target.rest()
+        {
+            let count = target.left();
+            let end = self.bytes.len();
+            self.bytes.reserve(count);
+            // SAFETY: the target is `count` bytes of a region that `_held` keeps, which may be read at
+            // any time by whoever plays the device; they go to as many bytes behind the vector's, which
+            // were reserved for them and are initialised with that.
+            unsafe {
+                let to = self.bytes.as_mut_ptr().add(end);
+                to.copy_from_nonoverlapping(first.as_ptr(), count);
+                self.bytes.set_len(end + count);
+            }
+            target.advance(count);
+            buffered += count;
+        }
         match self.segments.back_mut() {
             Some(last) if last.target.left() == 0 && !last.is_response => {
                 last.buffered += buffered;

@@ -17,12 +17,6 @@ impl TcpPoller {
 
 impl Poller for TcpPoller {
     fn poll(&mut self, out: &mut [Completion]) -> Result<usize, FabricError> {
-        self.0.note_poll();
-        let count = self.0.take(out);
-        if count > 0 {
-            return Ok(count);
-        }
-        self.0.progress();
-        Ok(self.0.take(out))
+        Ok(self.0.poll(out))
     }
 }

@@ -1,6 +1,8 @@
 //! The fabric's specification on this implementation, and what only this one has to keep.
 #![allow(clippy::unwrap_used)]
 
+mod gathering;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
