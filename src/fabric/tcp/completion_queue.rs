@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::event::{Timespec, epoll};
 
 use super::connection::Connection;
+use super::unsettled::Unsettled;
 use crate::fabric::{Completion, CompletionQueue, FabricError, Gid, eventfd};
 
 /// Nothing is asked for; an event at what a peer wants noticed, or a failure; at anything.
@@ -53,10 +54,11 @@ pub(super) struct TcpCompletionQueue {
     /// The connection that spoke last, and the polls since all were looked at.
     recent: AtomicU32,
     recent_polls: AtomicU32,
-    /// Connections with something to say at the next poll: an acknowledgement, unless a frame
-    /// carries it, or frames that have gathered.
-    owing: Mutex<Vec<Weak<Connection>>>,
-    has_owing: AtomicBool,
+    /// Connections that wait with an acknowledgement for a frame to carry it.
+    owing: Unsettled,
+    /// Connections of the device whose frames wait for a poll. Whoever waits for one peer sends what
+    /// it has for others, too.
+    gathered: Arc<Unsettled>,
     polls: AtomicU64,
     seen: Seen,
 }
@@ -99,7 +101,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl TcpCompletionQueue {
-    pub(super) fn create(device: Gid) -> Result<Self, FabricError> {
+    pub(super) fn create(device: Gid, gathered: Arc<Unsettled>) -> Result<Self, FabricError> {
         let epoll = || {
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(FabricError::os("creating an epoll"))
         };
@@ -126,8 +128,8 @@ impl TcpCompletionQueue {
             connections: Mutex::default(),
             recent: AtomicU32::new(NOBODY),
             recent_polls: AtomicU32::new(0),
-            owing: Mutex::default(),
-            has_owing: AtomicBool::new(false),
+            owing: Unsettled::default(),
+            gathered,
             polls: AtomicU64::new(0),
             seen: Seen::default(),
         })
@@ -329,23 +331,15 @@ impl TcpCompletionQueue {
         }
     }
 
-    /// This connection has something to say at the next poll.
+    /// This connection has executed what its peer waits for.
     pub(super) fn owe(&self, connection: &Weak<Connection>) {
-        lock(&self.owing).push(connection.clone());
-        self.has_owing.store(true, Ordering::SeqCst);
+        self.owing.add(connection);
     }
 
-    /// Says what no frame has carried meanwhile, and sends what has gathered.
-    pub(super) fn settle(&self) {
-        if self.has_owing.load(Ordering::SeqCst) && self.has_owing.swap(false, Ordering::SeqCst) {
-            // Not while it is locked: a connection that has something to say locks it, too.
-            let next = || lock(&self.owing).pop();
-            while let Some(connection) = next() {
-                if let Some(connection) = connection.upgrade() {
-                    connection.settle_now();
-                }
-            }
-        }
+    /// Acknowledges what no frame has carried meanwhile, and sends what has gathered.
+    fn settle(&self) {
+        self.owing.settle();
+        self.gathered.settle();
     }
 
     fn arm_for(&self, what: u8) -> Result<(), FabricError> {

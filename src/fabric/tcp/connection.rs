@@ -396,7 +396,7 @@ impl Connection {
             return false;
         }
         if !had_begun {
-            send_cq.owe(&self.this);
+            self.device.gathered().add(&self.this);
         }
         // Behind that: whoever goes to sleep now sees this, or is seen here.
         !send_cq.is_slept_on()

@@ -13,6 +13,7 @@ use super::queue_pair::TcpQueuePair;
 use super::region::{KeyTable, TcpRegion};
 use super::socket;
 use super::tls::TlsContext;
+use super::unsettled::Unsettled;
 use super::worker::Worker;
 use crate::fabric::{
     Access, CompletionQueue, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion,
@@ -33,6 +34,7 @@ use crate::fabric::{
 pub struct TcpDevice {
     gid: Gid,
     keys: Arc<KeyTable>,
+    gathered: Arc<Unsettled>,
     options: TcpOptions,
     tls: Option<Arc<TlsContext>>,
     /// Listens; made when it is needed.
@@ -81,6 +83,7 @@ impl TcpDevice {
             tls: tls.map(Arc::new),
             gid: Gid(software::random()?),
             keys: Arc::default(),
+            gathered: Arc::default(),
             options: options.clone(),
             worker: Mutex::default(),
         }))
@@ -124,7 +127,13 @@ impl TcpDevice {
                 );
             });
         }
-        let state = DeviceState::new(self.gid, self.keys.clone(), advertised, self.tls.clone())?;
+        let state = DeviceState::new(
+            self.gid,
+            self.keys.clone(),
+            self.gathered.clone(),
+            advertised,
+            self.tls.clone(),
+        )?;
         let started = Arc::new(Worker::start(Arc::new(state), listener)?);
         *worker = Some(started.clone());
         Ok(started)
@@ -173,7 +182,7 @@ impl Device for TcpDevice {
 
     fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
         software::check_completion_queue(TCP, depth)?;
-        let queue = Arc::new(TcpCompletionQueue::create(self.gid)?);
+        let queue = Arc::new(TcpCompletionQueue::create(self.gid, self.gathered.clone())?);
         Ok((queue.clone(), Box::new(TcpPoller::new(queue))))
     }
 

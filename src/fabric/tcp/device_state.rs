@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::region::KeyTable;
 use super::stream::Stream;
 use super::tls::TlsContext;
+use super::unsettled::Unsettled;
 use crate::complaints::Complaints;
 use crate::fabric::{FabricError, Gid, eventfd};
 
@@ -28,6 +29,7 @@ pub(super) struct DeviceState {
     /// Where peers dial.
     advertised: SocketAddr,
     keys: Arc<KeyTable>,
+    gathered: Arc<Unsettled>,
     tls: Option<Arc<TlsContext>>,
     /// Wakes the thread for `commands`.
     control: OwnedFd,
@@ -69,6 +71,7 @@ impl DeviceState {
     pub(super) fn new(
         gid: Gid,
         keys: Arc<KeyTable>,
+        gathered: Arc<Unsettled>,
         advertised: SocketAddr,
         tls: Option<Arc<TlsContext>>,
     ) -> Result<Self, FabricError> {
@@ -76,6 +79,7 @@ impl DeviceState {
             gid,
             advertised,
             keys,
+            gathered,
             tls,
             control: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
             commands: Mutex::default(),
@@ -100,6 +104,11 @@ impl DeviceState {
 
     pub(super) fn keys(&self) -> &Arc<KeyTable> {
         &self.keys
+    }
+
+    /// Connections whose frames wait for a poll.
+    pub(super) fn gathered(&self) -> &Unsettled {
+        &self.gathered
     }
 
     /// The certificates, if it speaks TLS.

@@ -48,6 +48,7 @@ mod tls;
 #[cfg(not(feature = "tls"))]
 #[path = "tls_absent.rs"]
 mod tls;
+mod unsettled;
 mod worker;
 
 pub use address::{TcpAddress, TcpKey};
