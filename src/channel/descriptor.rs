@@ -216,9 +216,10 @@ pub enum Mismatch {
     },
     /// The agents' devices have no kind of link in common.
     #[error(
-        "devices: ours are on {}, theirs on {}{}; choose devices of one kind on both sides",
+        "devices: ours are on {}, theirs on {}{}; {}",
         list(.ours), list(.theirs),
-        if *.same_host { "" } else { " (SHM joins processes of one user on one host)" }
+        if *.same_host { "" } else { " (SHM joins processes of one user on one host)" },
+        ways_to_join(.ours, .theirs, *.same_host)
     )]
     Link {
         /// Links of the agent that found the mismatch.
@@ -280,6 +281,28 @@ fn lacking(is_ours: bool) -> TlsError {
 fn list(links: &[LinkType]) -> String {
     let links: Vec<_> = links.iter().map(LinkType::to_string).collect();
     links.join(", ")
+}
+
+/// What either agent may change so that they have a link in common.
+fn ways_to_join(ours: &[LinkType], theirs: &[LinkType], same_host: bool) -> String {
+    let of_one = |one: &[LinkType], other: &[LinkType]| -> Vec<_> {
+        let may_join = |link: &LinkType| same_host || *link != LinkType::Shm;
+        let missing = one.iter().filter(|link| !other.contains(link));
+        missing.copied().filter(may_join).collect()
+    };
+    let ways = [
+        ("ours", of_one(theirs, ours)),
+        ("theirs", of_one(ours, theirs)),
+    ];
+    let ways = ways.iter().filter(|(_, links)| !links.is_empty());
+    let ways: Vec<_> = ways
+        .map(|(whose, links)| format!("{whose} on {} as well", list(links)))
+        .collect();
+    let ways = match ways.is_empty() {
+        true => "both on TCP".to_owned(),
+        false => ways.join(", or "),
+    };
+    format!("have {ways} (SLIME_RPC_FABRICS or `fabrics`, SLIME_RPC_DEVICE or `device`)")
 }
 
 /// Most methods that an error names; it counts the rest.
@@ -521,6 +544,35 @@ mod tests {
             parallel: vec!["mul".into()],
             streams: Vec::new(),
             signatures: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn agents_without_a_common_link_are_told_what_either_would_change() {
+        use LinkType::{Roce, Shm, Tcp};
+        for (ours, theirs, same_host, ways) in [
+            (
+                &[Shm][..],
+                &[Tcp][..],
+                true,
+                "ours on TCP as well, or theirs on SHM as well",
+            ),
+            (&[Shm], &[Roce, Tcp], false, "ours on RoCE, TCP as well"),
+            (&[Roce], &[Shm], false, "theirs on RoCE as well"),
+            (&[Shm], &[Shm], false, "both on TCP"),
+        ] {
+            let (ours, theirs) = (ours.to_vec(), theirs.to_vec());
+            let said = Mismatch::Link {
+                ours,
+                theirs,
+                same_host,
+            }
+            .to_string();
+            assert!(
+                said.contains(&format!("; have {ways} (SLIME_RPC_FABRICS")),
+                "{said}"
+            );
+            assert_eq!(said.contains("one user on one host"), !same_host);
         }
     }
 
