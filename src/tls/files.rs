@@ -1,7 +1,7 @@
 //! Reads certificates, keys and authorities.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -112,9 +112,10 @@ fn warn_of_exposed(setting: &str, path: &Path) {
     /// More are not remembered, and warned of again.
     const MOST: usize = 64;
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    let (mode, owner) =
+        std::fs::metadata(path).map_or((0, 0), |metadata| (metadata.mode(), metadata.uid()));
     let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
-    if mode & 0o077 == 0 || warned.contains(path) {
+    if !is_exposed(mode, owner) || warned.contains(path) {
         return;
     }
     if warned.len() < MOST {
@@ -125,4 +126,31 @@ fn warn_of_exposed(setting: &str, path: &Path) {
         "{setting} is {path}: others than its owner may use this private key (mode {:03o}); chmod 600 {path}",
         mode & 0o777
     );
+}
+
+/// Whether others than those who are meant may use a key. Where root owns it, a group that may read
+/// it is meant: so keys are given to services.
+fn is_exposed(mode: u32, owner: u32) -> bool {
+    let of_group = if owner == 0 { 0o030 } else { 0o070 };
+    mode & (0o007 | of_group) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_exposed;
+
+    #[test]
+    fn a_key_of_root_may_be_read_by_a_group_and_no_other_by_anybody_else() {
+        for (mode, owner, exposed) in [
+            (0o600, 0, false),
+            (0o640, 0, false),
+            (0o660, 0, true),
+            (0o644, 0, true),
+            (0o400, 1000, false),
+            (0o640, 1000, true),
+            (0o601, 1000, true),
+        ] {
+            assert_eq!(is_exposed(mode, owner), exposed, "{mode:o} of {owner}");
+        }
+    }
 }

@@ -405,7 +405,7 @@ fn the_command_line_starts_asks_and_examines_a_server_over_tls() {
 
     let output = user.run(&[&start[..], &tls[..2]].concat(), &[]);
     assert!(!output.status.success() && text(&output).contains("--tls-key"));
-    fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let output = user.run(&[&start[..], &tls].concat(), &[]);
     let log = fs::read_to_string(user.home.path().join("nanoctrl.log")).unwrap();
     assert_eq!(log.matches(&format!("chmod 600 {key}")).count(), 1, "{log}");

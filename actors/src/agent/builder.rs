@@ -466,8 +466,20 @@ impl Builder {
             }));
         };
         // A name may have to be asked for.
-        let parsed = tokio::task::spawn_blocking(move || settings::tcp_bind(&bind)).await;
-        Ok(Some(parsed.map_err(|_| AgentError::ShutDown)??))
+        let text = bind.clone();
+        let parsed = tokio::task::spawn_blocking(move || settings::tcp_bind(&text)).await;
+        let options = parsed.map_err(|_| AgentError::ShutDown)??;
+        if let Some((name, _)) = TcpOptions::name_in(&bind)
+            && options.bind.is_loopback()
+            && !name.eq_ignore_ascii_case("localhost")
+        {
+            // As Debian has it in /etc/hosts of each host.
+            tracing::warn!(
+                "tcp_bind: the name {name} stands for {} here, which no other host can dial; give an address or /etc/hosts another",
+                options.bind
+            );
+        }
+        Ok(Some(options))
     }
 
     /// The address of this host towards the control plane, if `tcp0` has to be told.
