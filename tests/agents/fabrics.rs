@@ -8,7 +8,8 @@ use slimerpc::channel::LossCause;
 use slimerpc::fabric::faults::{Fault, Faults, Plan};
 use slimerpc::fabric::{self, CompletionStatus};
 use slimerpc_actors::{
-    AgentError, AgentEvent, LinkType, Mismatch, PeerAgent, PeerEvent, Rights, RpcError, service,
+    AgentError, AgentEvent, LinkType, Mismatch, PeerAgent, PeerEvent, Rights, RpcError, Timeouts,
+    service,
 };
 use support::alone::is_alone;
 use support::within;
@@ -138,6 +139,39 @@ async fn a_fabric_that_is_not_listed_is_not_used() {
         refused.contains("fabrics is tcp") && refused.contains("shm0 is of the fabric shm"),
         "{refused}"
     );
+}
+
+/// Agents behind an address where nobody listens. Either of two dials, by chance: that one is told
+/// the address, and the other that nothing came.
+#[actix::test]
+async fn a_peer_whose_address_leads_nowhere_is_an_error_of_connecting() {
+    // `tcp0` listens at 127.0.0.1.
+    let astray = |alias: String| {
+        let limit = Timeouts::default().connect_timeout(Duration::from_millis(500));
+        let builder = PeerAgent::builder().alias(alias).fabrics("tcp");
+        builder.tcp_advertise("127.0.0.2").timeouts(limit)
+    };
+    let mut is_told = false;
+    for number in 0..20 {
+        let worker = astray(format!("astray:{number}")).start().await.unwrap();
+        worker.serve(Double).await.unwrap();
+        let caller = astray(format!("caller:{number}")).start().await.unwrap();
+        let refused = within("an error", caller.proxy::<Double>(worker.alias())).await;
+        let error = refused.unwrap_err();
+        let text = error.to_string();
+        match error {
+            AgentError::ConnectTimeout { .. } => assert!(text.contains(worker.alias()), "{text}"),
+            _ => {
+                assert!(
+                    text.contains("127.0.0.2:") && text.contains("advertise"),
+                    "{text}"
+                );
+                is_told = true;
+                break;
+            }
+        }
+    }
+    assert!(is_told);
 }
 
 /// Nothing that is sent over shared memory arrives, though both ends connect.

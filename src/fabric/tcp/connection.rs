@@ -253,6 +253,11 @@ impl Connection {
         wire.remote = Some(remote);
     }
 
+    /// Where the peer is, once that is known.
+    pub(super) fn remote(&self) -> Option<QueuePairAddress> {
+        self.lock().remote
+    }
+
     /// The alias that the peer must prove to have.
     pub(super) fn peer(&self) -> Option<String> {
         self.lock().peer.clone()

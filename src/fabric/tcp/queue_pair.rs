@@ -95,7 +95,15 @@ impl QueuePair for TcpQueuePair {
     fn has_met_peer(&self) -> Result<bool, FabricError> {
         let qp_num = self.number();
         let met = self.connection.has_met_peer();
-        met.map_err(|error| FabricError::Tls { qp_num, error })
+        let met = met.map_err(|error| FabricError::Tls { qp_num, error })?;
+        match self.connection.remote().and_then(|remote| remote.tcp) {
+            Some(address) if met && !self.connection.is_made() => Err(self.unreachable(format!(
+                "{} did not become a connection: does the peer listen there, and is it the right \
+                 `advertise` of the peer?",
+                address.socket
+            ))),
+            _ => Ok(met),
+        }
     }
 
     fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError> {

@@ -225,7 +225,8 @@ impl AgentState {
         Ok(channel)
     }
 
-    /// Waits until a peer is met over TLS, whose refusals are known only then.
+    /// Waits until a peer is met over TCP: its refusals, and whether it can be reached at all, are
+    /// known only then.
     pub(super) async fn meet(
         &self,
         peer: &str,
@@ -233,7 +234,7 @@ impl AgentState {
         limit: Duration,
         has_met: impl Fn() -> Result<bool, FabricError>,
     ) -> Result<(), AgentError> {
-        if self.settings.tls.is_none() || link != LinkType::Tcp {
+        if link != LinkType::Tcp {
             return Ok(());
         }
         let started = Instant::now();
