@@ -35,6 +35,7 @@ Examples:
   nanoctrl status
   nanoctrl services --scope job-7                    what can be called, and whom
   nanoctrl agents --json
+  nanoctrl agents --peers                            over which fabric each reaches its peers, and why
   nanoctrl agents --all-scopes --port 3001
   nanoctrl obs peers --watch                         what agents say of themselves, once a second
   nanoctrl obs status --scope job-7 --redis-url redis://10.0.0.5:6379
@@ -92,7 +93,7 @@ enum Command {
     /// List the live services that native agents serve to everybody
     Services(listing::ListArgs),
     /// List the live agents, DLSlime's among them
-    Agents(listing::ListArgs),
+    Agents(listing::AgentArgs),
     /// Show what agents say of themselves: native ones that were started with DLSLIME_OBS=1, and
     /// DLSlime's
     #[command(subcommand)]

@@ -67,14 +67,14 @@ fn millis_now() -> u64 {
     now.as_millis() as u64
 }
 
-fn nanoctrl(words: &[&str]) -> Command {
+fn nanoctrl(name: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nanoctrl"));
     // Whatever runs for the developer is none of the test's business.
     let nowhere = std::env::temp_dir().join("nanoctrl-that-never-ran");
     command.env("NANOCTRL_RUNTIME_DIR", nowhere);
     command.env_remove("NANOCTRL_REDIS_URL");
     command.env_remove("DLSLIME_CTRL_REDIS_URL");
-    command.arg("obs").args(words);
+    command.arg(name);
     command
 }
 
@@ -86,8 +86,8 @@ fn printed(output: Output) -> String {
 
 /// What ours prints.
 fn ours(redis: &Redis, words: &[&str]) -> String {
-    let mut command = nanoctrl(words);
-    command.args(["--redis-url", &redis.url()]);
+    let mut command = nanoctrl("obs");
+    command.args(words).args(["--redis-url", &redis.url()]);
     printed(command.output().unwrap())
 }
 
@@ -200,6 +200,33 @@ async fn dlslime_ctrl_reads_what_ours_say_and_ours_reads_the_same() {
             (&json!(2), &json!(0))
         );
     }
+
+    let list = |words: &[&str]| {
+        let mut command = nanoctrl("agents");
+        command.args(["--peers", "--address", &server.url()]);
+        command.env("NANOCTRL_REDIS_URL", redis.url());
+        printed(command.args(words).output().unwrap())
+    };
+    let peers = list(&[]);
+    let row: Vec<_> = peers
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split("  ")
+        .map(str::trim)
+        .filter(|it| !it.is_empty())
+        .collect();
+    let why = "same host, user and network namespace";
+    assert_eq!(
+        row,
+        ["driver:0", "worker:0", "alive", "shm", why],
+        "{peers}"
+    );
+    let peers: Value = serde_json::from_str(&list(&["--json", "--all-scopes"])).unwrap();
+    assert_eq!(
+        (&peers[1]["alias"], &peers[1]["scope"]),
+        (&json!("worker:0"), &json!(""))
+    );
 
     driver.shutdown().await.unwrap();
     for reader in [theirs, ours] {
@@ -492,7 +519,8 @@ async fn input_1_hostile_records_are_skipped_and_counted() {
     for view in ["peers", "nics", "links", "status"] {
         let text = ours(&redis, &[view]);
         assert!(!text.contains(['\x1b', '\u{9b}']), "{text:?}");
-        let output = nanoctrl(&[view, "--json", "--redis-url", &redis.url()])
+        let output = nanoctrl("obs")
+            .args([view, "--json", "--redis-url", &redis.url()])
             .output()
             .unwrap();
         assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
@@ -538,7 +566,8 @@ async fn stale_and_stopped_agents_are_marked_and_scopes_are_apart() {
 fn watching_goes_on_each_second_and_ends_with_ctrl_c() {
     let redis = Redis::start();
     write(&redis, "obs:peer:w", &original("w", millis_now()));
-    let mut command = nanoctrl(&["status", "--watch", "--json", "--redis-url", &redis.url()]);
+    let mut command = nanoctrl("obs");
+    command.args(["status", "--watch", "--json", "--redis-url", &redis.url()]);
     let mut watching = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
     for alive in [1, 0] {
@@ -559,7 +588,8 @@ fn watching_goes_on_each_second_and_ends_with_ctrl_c() {
 fn where_redis_is_can_be_told_in_three_ways_and_errors_say_what_to_do() {
     let server = NanoCtrlServer::start();
     write(&server.redis, "obs:peer:w", &original("w", millis_now()));
-    let mut named = nanoctrl(&["peers"]);
+    let mut named = nanoctrl("obs");
+    named.arg("peers");
     let named = printed(
         named
             .env("NANOCTRL_REDIS_URL", server.redis.url())
@@ -568,7 +598,10 @@ fn where_redis_is_can_be_told_in_three_ways_and_errors_say_what_to_do() {
     );
     assert!(named.contains("│ w "), "{named}");
     let complaint = |url: &str| {
-        let output = nanoctrl(&["status", "--redis-url", url]).output().unwrap();
+        let output = nanoctrl("obs")
+            .args(["status", "--redis-url", url])
+            .output()
+            .unwrap();
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).unwrap()
     };

@@ -1,5 +1,8 @@
 //! `nanoctrl services` and `nanoctrl agents`: what is live, as a table or as JSON.
 
+#[path = "listing/peers.rs"]
+mod peers;
+
 use std::error::Error;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,11 +10,14 @@ use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
+use slimerpc::control::obs::ObsRecord;
 use slimerpc::control::{
-    ClientTls, ControlError, Entity, Host, NanoCtrl, PeerRecord, ServiceRecord, natural_order,
+    ClientTls, ControlError, Entity, Host, NanoCtrl, ObsReader, PeerRecord, ServiceRecord,
+    natural_order,
 };
-use slimerpc::nanoctrl::daemon;
+use slimerpc::nanoctrl::{daemon, environment};
 
+use crate::obs::complain_of_skipped;
 use crate::output::{Report, complain, printable};
 use crate::{ServerAddress, TokenArg};
 
@@ -41,6 +47,16 @@ pub(crate) struct ListArgs {
     token: TokenArg,
 }
 
+#[derive(Args)]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    list: ListArgs,
+    /// List the peers of each agent: over which fabric it reaches them, and why. Agents tell this
+    /// if they were started with DLSLIME_OBS=1
+    #[arg(long, conflicts_with = "ctrl")]
+    peers: bool,
+}
+
 /// Whom to ask, in a scope.
 enum ControlPlane {
     NanoCtrl(Box<NanoCtrl>),
@@ -48,14 +64,28 @@ enum ControlPlane {
 }
 
 impl ControlPlane {
-    async fn agents(&self) -> Result<Vec<PeerRecord>, ControlError> {
+    /// What the agents say of themselves; nothing where there is no Redis to say it in.
+    async fn records(&self, scope: &str) -> Result<Vec<ObsRecord>, ControlError> {
+        let Self::NanoCtrl(server) = self else {
+            return Ok(Vec::new());
+        };
+        let url = match environment::lookup("REDIS_URL") {
+            Some(url) => url,
+            None => server.redis_address().await?,
+        };
+        let scan = ObsReader::new(&url.into())?.read(scope).await?;
+        complain_of_skipped(&scan);
+        Ok(scan.records)
+    }
+
+    async fn agents(&self, _: &str) -> Result<Vec<PeerRecord>, ControlError> {
         match self {
             Self::NanoCtrl(server) => server.list_agents().await,
             Self::Host(host) => host.list_agents().await,
         }
     }
 
-    async fn services(&self) -> Result<Vec<Entity>, ControlError> {
+    async fn services(&self, _: &str) -> Result<Vec<Entity>, ControlError> {
         match self {
             Self::NanoCtrl(server) => server.list_entities(ServiceRecord::KIND).await,
             Self::Host(host) => host.list_entities(ServiceRecord::KIND).await,
@@ -67,11 +97,11 @@ impl ListArgs {
     /// Collects what to print from each scope, with a client for it.
     async fn collect<T>(
         self,
-        list: impl AsyncFn(&ControlPlane) -> Result<Vec<T>, ControlError>,
+        list: impl AsyncFn(&ControlPlane, &str) -> Result<Vec<T>, ControlError>,
     ) -> Result<Vec<(String, T)>, Box<dyn Error>> {
         if self.ctrl.is_some() {
             let host = ControlPlane::Host(Host::new(&self.scope));
-            let listed = list(&host).await?.into_iter();
+            let listed = list(&host, &self.scope).await?.into_iter();
             return Ok(listed.map(|item| (self.scope.clone(), item)).collect());
         }
         let address = self.server.find().unwrap_or_else(daemon::address);
@@ -97,7 +127,8 @@ impl ListArgs {
         };
         let mut all = Vec::new();
         for scope in scopes {
-            let listed = list(&ControlPlane::NanoCtrl(Box::new(client(&scope)?))).await?;
+            let server = ControlPlane::NanoCtrl(Box::new(client(&scope)?));
+            let listed = list(&server, &scope).await?;
             all.extend(listed.into_iter().map(|item| (scope.clone(), item)));
         }
         Ok(all)
@@ -149,7 +180,11 @@ pub(crate) async fn services(args: ListArgs) -> Result<Report, Box<dyn Error>> {
 
 /// The registered agents.
 #[tokio::main(flavor = "current_thread")]
-pub(crate) async fn agents(args: ListArgs) -> Result<Report, Box<dyn Error>> {
+pub(crate) async fn agents(args: AgentArgs) -> Result<Report, Box<dyn Error>> {
+    if args.peers {
+        return peers::peers(args.list).await;
+    }
+    let args = args.list;
     let (as_json, with_scope) = (args.json, args.all_scopes);
     let mut agents = args.collect(ControlPlane::agents).await?;
     agents.retain(|(_, agent)| !agent.is_gone());
@@ -173,15 +208,26 @@ pub(crate) async fn agents(args: ListArgs) -> Result<Report, Box<dyn Error>> {
         "device",
         "link_type",
     ];
+    let head = ["ALIAS", "KIND", "HOST", "PID", "ADDRESS", "DEVICE", "LINK"];
+    Ok(fields_table("agents", &head, &fields, with_scope, &agents))
+}
+
+/// A table of these fields of items, the first of them the scope.
+fn fields_table(
+    what: &str,
+    head: &[&str],
+    fields: &[&str],
+    with_scope: bool,
+    items: &[Value],
+) -> Report {
     let fields = &fields[usize::from(!with_scope)..];
     let cell = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     };
-    let row = |agent: &Value| fields.iter().map(|field| cell(&agent[*field])).collect();
-    let head = ["ALIAS", "KIND", "HOST", "PID", "ADDRESS", "DEVICE", "LINK"];
-    Ok(table("agents", &head, with_scope, agents.iter().map(row)))
+    let row = |item: &Value| fields.iter().map(|field| cell(&item[*field])).collect();
+    table(what, head, with_scope, items.iter().map(row))
 }
 
 /// Adds the scope to `item`, if scopes are shown.

@@ -350,7 +350,7 @@ fn records(count: u64) -> String {
     }
 }
 
-fn complain_of_skipped(scan: &ObsScan) {
+pub(crate) fn complain_of_skipped(scan: &ObsScan) {
     let text = skipped(scan);
     if !text.is_empty() {
         complain(text.trim());
