@@ -9,8 +9,8 @@
 //! | `record-…`, `entity-…` | what it publishes |
 //! | `mail` | events that it has not fetched yet, a line each |
 //!
-//! What concerns few agents is found without a look at all of them: two [indexes](index) name the
-//! agents that have entities, and for each alias those that have declared it.
+//! What concerns few agents is found without a look at all of them: indexes (`index.rs`) name those
+//! that have entities, and for each alias those that have declared it.
 
 use std::{
     collections::HashSet,
