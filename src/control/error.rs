@@ -197,6 +197,28 @@ impl ControlError {
     pub fn is_of_limit(&self) -> bool {
         matches!(self, Self::SystemLimit { .. })
     }
+
+    /// Returns whether the same may be possible a moment later, because the control plane was away,
+    /// busy or in trouble, or a limit of the operating system was in the way.
+    ///
+    /// ```
+    /// use slimerpc::control::ControlError;
+    /// assert!(!ControlError::NotRegistered.may_pass());
+    /// ```
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NanoCtrlUnreachable { .. }
+            | Self::RedisUnreachable { .. }
+            | Self::Timeout { .. }
+            // For instance while Redis loads its data, or its users.
+            | Self::RedisRefused { .. }
+            | Self::RedisLogin { .. }
+            // Many processes take turns at the lock of a scope.
+            | Self::HostDirectory { .. } => true,
+            Self::Refused { status, .. } => *status >= 500,
+            _ => self.is_of_limit(),
+        }
+    }
 }
 
 /// Serializes the error as text, because its fields mean nothing outside the process that made

@@ -44,7 +44,7 @@ use self::{
     access::Access,
     http::{Http, Registered},
     parse::{LONGEST_RECORD, peer_record, record},
-    renewal::{Renewal, checked, is_passing, taken},
+    renewal::{Renewal, checked, taken},
     session::Session,
     store::Store,
 };
@@ -302,7 +302,7 @@ impl NanoCtrl {
                 Err(error) => error,
             };
             let pause = pauses.take();
-            if !is_passing(&error) || left().is_some_and(|left| left <= pause) {
+            if !error.may_pass() || left().is_some_and(|left| left <= pause) {
                 return Err(error);
             }
             if failed.is_none() {
@@ -477,7 +477,7 @@ impl Control for NanoCtrl {
         let session = self.life.current()?;
         let renewal = self.renewal();
         let renewed = renewal.renew_all(&session).await;
-        if renewed.as_ref().is_err_and(is_passing) {
+        if renewed.as_ref().is_err_and(ControlError::may_pass) {
             renewal.look_soon();
         }
         renewed

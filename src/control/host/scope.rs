@@ -40,9 +40,10 @@ use crate::control::{ControlError, Entity, MailEvent, PeerRecord};
 /// How long a process may keep the lock of a scope. It takes as long as writing a few small files.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pauses between attempts to lock a scope. The first are as short as what most do with the lock:
-/// two processes that use it by turns would otherwise spend most of the time in pauses.
+/// two processes that use it by turns would otherwise spend most of the time in pauses. The longest
+/// leave the processor to whoever has the lock, where hundreds wait.
 const LOCK_PAUSES: Backoff =
-    Backoff::doubling(Duration::from_micros(10), Duration::from_micros(500));
+    Backoff::doubling(Duration::from_micros(10), Duration::from_millis(4)).with_jitter(0.5);
 
 /// How long mail waits for an agent that is not up.
 const UNCLAIMED_MAIL: Duration = Duration::from_secs(600);

@@ -68,7 +68,7 @@ impl Renewal {
                 if self.life.current().is_err() {
                     return;
                 }
-                if !is_passing(&error) {
+                if !error.may_pass() {
                     tracing::warn!(alias = session.alias, %error, "not registered");
                     break;
                 }
@@ -277,17 +277,4 @@ pub(super) fn checked(
         });
     }
     Ok(answer)
-}
-
-/// Returns whether the same request may succeed a moment later.
-pub(super) fn is_passing(error: &ControlError) -> bool {
-    match error {
-        ControlError::NanoCtrlUnreachable { .. }
-        | ControlError::RedisUnreachable { .. }
-        | ControlError::Timeout { .. } => true,
-        ControlError::Refused { status, .. } => *status >= 500,
-        // For instance while it loads its data, or its users.
-        ControlError::RedisRefused { .. } | ControlError::RedisLogin { .. } => true,
-        _ => false,
-    }
 }

@@ -14,15 +14,17 @@ use std::time::{Duration, Instant};
 
 use slimerpc::backoff::Backoff;
 use slimerpc::channel::{Endpoint, Mailbox, Mismatch, ServiceTable};
-use slimerpc::control::Mail;
+use slimerpc::control::{ControlError, Mail};
 use slimerpc::wire::WIRE_VERSION;
 use tokio::time::sleep;
 
 use super::AgentState;
 use crate::agent::handshake::{Answer, Open};
 
-/// How long an answer is tried to be sent.
-const ANSWERING: Duration = Duration::from_secs(10);
+/// How long an answer is tried to be sent to a caller that does not say how long it waits.
+pub(super) const ANSWERING: Duration = Duration::from_secs(10);
+/// For how long at most, whatever a caller says.
+const LONGEST: Duration = Duration::from_secs(600);
 /// Pauses between two attempts.
 const ANSWER_PAUSES: Backoff =
     Backoff::doubling(Duration::from_millis(10), Duration::from_millis(250));
@@ -44,6 +46,7 @@ impl Untyped {
 
 impl AgentState {
     pub(super) async fn answer(self: Rc<Self>, peer: String, open: Open) {
+        let (asked, patience) = (Instant::now(), open.patience);
         let answer = Answer {
             id: open.id,
             result: self.let_in(&peer, open).await,
@@ -51,22 +54,18 @@ impl AgentState {
         if let Err(mismatch) = &answer.result {
             tracing::info!(%peer, %mismatch, "caller refused");
         }
-        self.send_answer(&peer, &answer.to_mail(&self.alias)).await;
+        let patience = patience.map_or(ANSWERING, Duration::from_millis);
+        let patience = patience.min(LONGEST);
+        let left = patience.saturating_sub(asked.elapsed());
+        self.send_answer(&peer, &answer.to_mail(&self.alias), left)
+            .await;
     }
 
-    /// Sends an answer to a caller, who waits for it. While a limit of the system is in the way it
-    /// is tried again: a caller that is refused for the same limit gives back what it took.
-    pub(super) async fn send_answer(&self, peer: &str, mail: &Mail) {
-        let (started, mut pauses) = (Instant::now(), ANSWER_PAUSES.pauses());
-        loop {
-            match self.control().send_mail(peer, mail).await {
-                Ok(()) => return,
-                Err(error) if error.is_of_limit() && started.elapsed() < ANSWERING => {}
-                Err(error) => {
-                    return tracing::warn!(%peer, %error, "a caller could not be answered");
-                }
-            }
-            sleep(pauses.take()).await;
+    /// Sends an answer to a caller, who waits for it so long.
+    pub(super) async fn send_answer(&self, peer: &str, mail: &Mail, limit: Duration) {
+        let sent = persist(limit, async || self.control().send_mail(peer, mail).await).await;
+        if let Err(error) = sent {
+            tracing::warn!(%peer, %error, "a caller could not be answered");
         }
     }
 
@@ -194,4 +193,64 @@ pub(super) fn check_life(meant: u64, found: u64, wire_version: u32) -> Result<()
         });
     }
     Ok(())
+}
+
+/// Sends until that succeeds, fails for good, or has been tried for so long. A limit of the system
+/// passes when callers that were refused for it give back what they took, and a control plane that
+/// is away or busy comes back: whoever is not answered waits out its time.
+async fn persist(
+    limit: Duration,
+    send: impl AsyncFn() -> Result<(), ControlError>,
+) -> Result<(), ControlError> {
+    let (started, mut pauses) = (Instant::now(), ANSWER_PAUSES.pauses());
+    loop {
+        match send().await {
+            Err(error) if error.may_pass() && started.elapsed() < limit => {}
+            sent => return sent,
+        }
+        sleep(pauses.take()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::cell::Cell;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn is_locked() -> ControlError {
+        ControlError::HostDirectory {
+            path: "/run/slimerpc/job".to_owned(),
+            reason: "another process has kept its lock for 5s".to_owned(),
+        }
+    }
+
+    #[actix::test]
+    async fn an_answer_outlives_what_passes_and_nothing_else() {
+        let tried = Cell::new(0);
+        let next = || tried.replace(tried.get() + 1);
+        let busy_at_first = async || match next() {
+            0..3 => Err(is_locked()),
+            _ => Ok(()),
+        };
+        persist(LONG, busy_at_first).await.unwrap();
+        assert_eq!(tried.take(), 4);
+
+        let refused = persist(LONG, async || {
+            next();
+            Err(ControlError::NotRegistered)
+        });
+        assert!(matches!(refused.await, Err(ControlError::NotRegistered)));
+        assert_eq!(tried.take(), 1, "that does not pass");
+
+        let always = persist(Duration::from_millis(50), async || Err(is_locked()));
+        let error = always.await.unwrap_err();
+        assert!(
+            matches!(error, ControlError::HostDirectory { .. }),
+            "{error}"
+        );
+    }
 }

@@ -18,7 +18,7 @@ use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::accept::check_life;
+use super::accept::{ANSWERING, check_life};
 use super::peer_lookup::Found;
 use super::{AgentState, FIRST_LOOK, Supervisor};
 use crate::AgentError;
@@ -211,7 +211,7 @@ impl AgentState {
             result: self.expose(&peer, open),
         };
         let mail = answer.to_mail(&self.alias);
-        self.send_answer(&peer, &mail).await;
+        self.send_answer(&peer, &mail, ANSWERING).await;
     }
 
     fn expose(&self, peer: &str, open: OneSidedOpen) -> Result<QueuePairInfo, Mismatch> {
