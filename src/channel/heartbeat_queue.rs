@@ -263,7 +263,9 @@ impl Place {
     pub(super) fn take(&self, to_date: bool) -> Result<VecDeque<Completion>, LossCause> {
         let mut state = self.queue.lock();
         let inbox = self.number.and_then(|it| state.inboxes.get(&it));
-        let has_some = |inbox: &Inbox| !inbox.waits_for_all && !inbox.arrived.is_empty();
+        // That something was sent says nothing of the peer.
+        let is_of_peer = |it: &Completion| !it.status.is_success() || it.imm.is_some();
+        let has_some = |inbox: &Inbox| !inbox.waits_for_all && inbox.arrived.iter().any(is_of_peer);
         if to_date || !inbox.is_some_and(has_some) {
             state.poll(self.number);
         }

@@ -432,16 +432,18 @@ impl<'a> LockedScope<'a> {
             Err(error) => Err(failed(path)(error)),
             Ok(()) => files::remove(&gone),
         }?;
+        let mut removed = Ok(());
         if let Some(name) = path.file_name() {
             for peer in declared {
-                self.declaring(&peer).remove(name)?;
+                removed = removed.and(self.declaring(&peer).remove(name));
             }
-            self.advertising().remove(name)?;
+            removed = removed.and(self.advertising().remove(name));
         }
-        match had_entities {
-            true => self.ring_all(),
-            false => Ok(()),
+        // Others have to know of it whatever has become of the indexes.
+        if had_entities {
+            self.ring_all()?;
         }
+        removed
     }
 
     /// Tells the agents that `alias` has declared, and those that have declared it, that it has

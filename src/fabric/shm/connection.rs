@@ -228,8 +228,9 @@ impl Connection {
         let done = |executed| self.complete(executed);
         match sender.progress(&self.keys, now, is_behind, done) {
             Progress::Idle => None,
-            Progress::Stalled(need, next) => {
+            Progress::Stalled(need, next, has_to_ask) => {
                 if let Need::Region(rkey) = need
+                    && has_to_ask
                     && !self.ask_for(rkey)
                 {
                     self.fail(sender, CompletionStatus::RetryExceeded);

@@ -30,6 +30,10 @@ use crate::fabric::{
 /// has come and could not be received.
 const MAX_PUT_OFF: u32 = 32;
 
+/// How long a request waits at most for a peer that is slow to read. What others have said to the
+/// same process may be unread at any moment.
+const LONGEST_STALL: Duration = Duration::from_secs(60);
+
 /// The state of a sender.
 #[derive(Debug)]
 pub(super) struct Sender {
@@ -99,6 +103,10 @@ struct Stall {
     end: Option<Instant>,
     /// How often the end was put off.
     put_off: u32,
+    /// When to fail in any case, unless there is no end.
+    latest: Instant,
+    /// An answer has come and could not be received.
+    is_missed: bool,
 }
 
 /// The result of trying one request.
@@ -113,8 +121,9 @@ enum Attempt {
 pub(super) enum Progress {
     /// No request is left.
     Idle,
-    /// The first request waits for this; look again at this time.
-    Stalled(Need, Instant),
+    /// The first request waits for this; look again at this time. Whether the peer has to be asked
+    /// for it, perhaps once more.
+    Stalled(Need, Instant, bool),
     /// The first request has failed for good.
     Failed(CompletionStatus),
 }
@@ -285,8 +294,9 @@ impl Sender {
             Some(stall) if stall.need == need => {
                 // A device answers by itself, and here the peer's process has to: one that is only
                 // slow is not gone. Its end is noticed otherwise.
-                if need != Need::Receive && is_behind() {
-                    stall.end = Some(now + patience);
+                let is_behind = need != Need::Receive && is_behind();
+                if is_behind {
+                    stall.end = Some((now + patience).min(stall.latest));
                 }
                 if stall.end.is_some_and(|end| now >= end) {
                     return Progress::Failed(match need {
@@ -295,7 +305,9 @@ impl Sender {
                     });
                 }
                 stall.next = now + step;
-                Progress::Stalled(need, stall.next)
+                // Who has not read the first question yet is not asked once more.
+                let has_to_ask = std::mem::take(&mut stall.is_missed) || !is_behind;
+                Progress::Stalled(need, stall.next, has_to_ask)
             }
             stall => {
                 let end = match need {
@@ -309,8 +321,10 @@ impl Sender {
                     next,
                     end,
                     put_off: 0,
+                    latest: now + LONGEST_STALL,
+                    is_missed: false,
                 });
-                Progress::Stalled(need, next)
+                Progress::Stalled(need, next, true)
             }
         }
     }
@@ -319,14 +333,12 @@ impl Sender {
     /// that waits for it does so for longer; not for ever, as there may never be any.
     pub(super) fn not_received(&mut self) {
         let step = ack_timeout(self.retry.timeout);
-        if let Some(Stall {
-            end: Some(end),
-            put_off,
-            ..
-        }) = &mut self.stall
-            && *put_off < MAX_PUT_OFF
+        let Some(stall) = &mut self.stall else { return };
+        stall.is_missed = true;
+        if let Some(end) = &mut stall.end
+            && stall.put_off < MAX_PUT_OFF
         {
-            *put_off += 1;
+            stall.put_off += 1;
             *end += step;
         }
     }

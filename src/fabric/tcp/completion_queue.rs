@@ -311,7 +311,13 @@ impl TcpCompletionQueue {
                 true => RECENT,
                 false => recent_polls + 1,
             };
-            self.recent_polls.store(next, Ordering::Relaxed);
+            // Unless somebody has armed the queue meanwhile: then the next poll looks at all.
+            let _ = self.recent_polls.compare_exchange(
+                recent_polls,
+                next,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
             return;
         }
         self.recent_polls.store(0, Ordering::Relaxed);

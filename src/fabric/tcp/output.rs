@@ -13,7 +13,8 @@ const AT_ONCE: usize = 16;
 /// Bytes of registered memory that are copied behind their header: that takes less time than to have
 /// the system gather them from a place of their own.
 const COPIED: usize = 1024;
-/// Sent bytes that are kept before those behind them are moved to the front.
+/// Sent bytes that are kept at least before those behind them are moved to the front, and bytes that
+/// wait while more are copied to them.
 const KEPT: usize = 64 * 1024;
 
 /// See the [module](self).
@@ -78,7 +79,10 @@ impl Output {
         self.bytes.extend_from_slice(&header);
         self.bytes.extend_from_slice(inline);
         let mut buffered = header.len() + inline.len();
-        if (1..=COPIED).contains(&target.left())
+        // An answer is not: the peer may ask for as many as it likes before it reads one.
+        let is_kept = !is_response && self.bytes.len() - self.at < KEPT;
+        if is_kept
+            && (1..=COPIED).contains(&target.left())
             && let Some((first, _held)) = target.rest()
         {
             let count = target.left();
@@ -195,7 +199,10 @@ impl Output {
         if self.segments.is_empty() {
             self.bytes.clear();
             self.at = 0;
-        } else if self.at >= KEPT {
+            if self.bytes.capacity() > 4 * KEPT {
+                self.bytes.shrink_to(KEPT);
+            }
+        } else if self.at >= KEPT.max(self.bytes.len() / 2) {
             self.bytes.drain(..self.at);
             self.at = 0;
         }

@@ -1,5 +1,6 @@
 //! Connections with something to say at the next poll.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Weak};
 
@@ -9,24 +10,26 @@ use super::device_state::lock;
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Unsettled {
-    connections: Mutex<Vec<Weak<Connection>>>,
+    connections: Mutex<VecDeque<Weak<Connection>>>,
     has_any: AtomicBool,
 }
 
 impl Unsettled {
     /// This connection has something to say.
     pub(super) fn add(&self, connection: &Weak<Connection>) {
-        lock(&self.connections).push(connection.clone());
+        lock(&self.connections).push_back(connection.clone());
         self.has_any.store(true, Ordering::SeqCst);
     }
 
-    /// Has all of them say it.
+    /// Has all of them say it. Those that are added meanwhile are for the next poll: whoever looks
+    /// for messages does not work for others for as long as they go on.
     pub(super) fn settle(&self) {
         if self.has_any.load(Ordering::SeqCst) && self.has_any.swap(false, Ordering::SeqCst) {
-            // Not while it is locked: a connection that has something to say locks it, too.
-            let next = || lock(&self.connections).pop();
-            while let Some(connection) = next() {
-                if let Some(connection) = connection.upgrade() {
+            let count = lock(&self.connections).len();
+            for _ in 0..count {
+                // Not while it is locked: a connection that has something to say locks it, too.
+                let next = lock(&self.connections).pop_front();
+                if let Some(connection) = next.and_then(|it| it.upgrade()) {
                     connection.settle_now();
                 }
             }
