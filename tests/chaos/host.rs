@@ -9,7 +9,7 @@ use std::path::Path;
 pub(crate) struct ProcessUsage {
     pub(crate) descriptors: usize,
     pub(crate) threads: usize,
-    /// Resident memory.
+    /// Resident memory of its own: of rings, more is resident the longer they are in use.
     pub(crate) kib: usize,
     /// Shared memory that is mapped, in KiB: rings, its own and those of its peers.
     pub(crate) rings: usize,
@@ -20,7 +20,7 @@ impl ProcessUsage {
         let count =
             |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         let kib = resident.and_then(|line| line.split_whitespace().next()?.parse().ok());
         Self {
             descriptors: count("fd"),
