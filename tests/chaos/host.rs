@@ -20,7 +20,9 @@ impl ProcessUsage {
         let count =
             |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
         let kib = resident.and_then(|line| line.split_whitespace().next()?.parse().ok());
         Self {
             descriptors: count("fd"),

@@ -77,20 +77,20 @@ pub(crate) async fn run(stage: &Stage) {
     }
     assert!(slowest < limits.anything, "a call took {slowest:?}");
     let emptied = Instant::now();
-    let is_clean = || ProcessUsage::by(worker.pid()).is_within(&before, SLACK);
-    stage
-        .until("the worker holds no more than before", is_clean)
-        .await;
+    let is_clean = |now: &ProcessUsage| now.is_within(&before, SLACK);
+    comes_to_hold(&worker, "no more than before", &before, is_clean, patience).await;
     measure::say(Metric::Cleaning, emptied.elapsed());
     let leaving = alive.into_iter().map(|(driver, _)| driver.leave(patience));
     join_all(leaving).await;
-    let holds_no_more = || ProcessUsage::by(worker.pid()).holds_no_more(&unused, SLACK);
-    stage
-        .until(
-            "the worker holds what it did without callers",
-            holds_no_more,
-        )
-        .await;
+    let is_unused = |now: &ProcessUsage| now.holds_no_more(&unused, SLACK);
+    comes_to_hold(
+        &worker,
+        "what it did without callers",
+        &unused,
+        is_unused,
+        patience,
+    )
+    .await;
     let account = stage.account();
     println!(
         "{} calls of {} drivers",
@@ -101,4 +101,27 @@ pub(crate) async fn run(stage: &Stage) {
     drop(target);
     agent.shutdown().await.expect("the control plane is there");
     worker.leave(limits.anything).await;
+}
+
+/// Waits until what the worker holds is so.
+async fn comes_to_hold(
+    worker: &Process,
+    what: &str,
+    before: &ProcessUsage,
+    is_so: impl Fn(&ProcessUsage) -> bool,
+    limit: Duration,
+) {
+    let began = Instant::now();
+    loop {
+        let now = ProcessUsage::by(worker.pid());
+        if is_so(&now) {
+            return;
+        }
+        let waited = began.elapsed();
+        assert!(
+            waited < limit,
+            "not {what} after {waited:?}: {now:?}, {before:?} before"
+        );
+        sleep(SECOND / 10).await;
+    }
 }
