@@ -2,8 +2,8 @@
 //!
 //! The descriptor that sleepers await is an epoll of two things: an eventfd, which whoever adds a
 //! completion raises unless it is about to poll, and, while the queue is armed, the epoll of its
-//! sockets. So it is the wire that wakes a sleeper. Who sleeps again and again leaves all of that as
-//! it is: a sleep is no system call beside the wait.
+//! sockets. So it is the wire that wakes a sleeper. Who sleeps again and again leaves all of that
+//! as it is: a sleep is no system call beside the wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
@@ -56,8 +56,8 @@ pub(super) struct TcpCompletionQueue {
     recent_polls: AtomicU32,
     /// Connections that wait with an acknowledgement for a frame to carry it.
     owing: Unsettled,
-    /// Connections of the device whose frames wait for a poll. Whoever waits for one peer sends what
-    /// it has for others, too.
+    /// Connections of the device whose frames wait for a poll. Whoever waits for one peer sends
+    /// what it has for others, too.
     gathered: Arc<Unsettled>,
     polls: AtomicU64,
     seen: Seen,

@@ -545,8 +545,8 @@ impl Connection {
         if wire.is_stalled && wire.stream.as_ref().is_some_and(socket::is_gone) {
             self.end(wire, Ending::Lost);
         }
-        // Whoever polls found no room to say what is owed, and does not look again; or polls no more
-        // since frames have gathered for that.
+        // Whoever polls found no room to say what is owed, and does not look again; or polls no
+        // more since frames have gathered for that.
         if (!is_attended || was_blocked || wire.gathering.is_waiting())
             && let Err(ending) = self.settle(wire)
         {

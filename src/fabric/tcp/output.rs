@@ -10,11 +10,11 @@ use super::stream::{Piece, Stream};
 
 /// Frames that leave in one system call, if the socket takes them.
 const AT_ONCE: usize = 16;
-/// Bytes of registered memory that are copied behind their header: that takes less time than to have
-/// the system gather them from a place of their own.
+/// Bytes of registered memory that are copied behind their header: that takes less time than to
+/// have the system gather them from a place of their own.
 const COPIED: usize = 1024;
-/// Sent bytes that are kept at least before those behind them are moved to the front, and bytes that
-/// wait while more are copied to them.
+/// Sent bytes that are kept at least before those behind them are moved to the front, and bytes
+/// that wait while more are copied to them.
 const KEPT: usize = 64 * 1024;
 
 /// See the [module](self).
@@ -88,9 +88,9 @@ impl Output {
             let count = target.left();
             let end = self.bytes.len();
             self.bytes.reserve(count);
-            // SAFETY: the target is `count` bytes of a region that `_held` keeps, which may be read at
-            // any time by whoever plays the device; they go to as many bytes behind the vector's, which
-            // were reserved for them and are initialised with that.
+            // SAFETY: the target is `count` bytes of a region that `_held` keeps, which may be read
+            // at any time by whoever plays the device; they go to as many bytes behind the
+            // vector's, which were reserved for them and are initialised with that.
             unsafe {
                 let to = self.bytes.as_mut_ptr().add(end);
                 to.copy_from_nonoverlapping(first.as_ptr(), count);
