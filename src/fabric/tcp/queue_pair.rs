@@ -45,6 +45,17 @@ impl TcpQueuePair {
         self.worker.state().command(Command::Greet(number));
     }
 
+    /// Why the queue pair is in ERR, if it has ended without a connection.
+    fn not_met(&self) -> Option<FabricError> {
+        let has_ended = self.state() == QueuePairState::Error && !self.connection.is_made();
+        let address = self.connection.remote()?.tcp.filter(|_| has_ended)?;
+        Some(self.unreachable(format!(
+            "{} did not become a connection: does the peer listen there, and is it the right \
+             `advertise` of the peer?",
+            address.socket
+        )))
+    }
+
     /// Whether this end dials: exactly one of the two does.
     fn dials(&self, remote: &QueuePairAddress) -> bool {
         (self.worker.state().gid(), self.number()) < (remote.gid, remote.qp_num)
@@ -96,12 +107,8 @@ impl QueuePair for TcpQueuePair {
         let qp_num = self.number();
         let met = self.connection.has_met_peer();
         let met = met.map_err(|error| FabricError::Tls { qp_num, error })?;
-        match self.connection.remote().and_then(|remote| remote.tcp) {
-            Some(address) if met && !self.connection.is_made() => Err(self.unreachable(format!(
-                "{} did not become a connection: does the peer listen there, and is it the right \
-                 `advertise` of the peer?",
-                address.socket
-            ))),
+        match self.not_met() {
+            Some(error) if met => Err(error),
             _ => Ok(met),
         }
     }
@@ -150,7 +157,9 @@ impl QueuePair for TcpQueuePair {
 
     fn to_rts(&mut self) -> Result<(), FabricError> {
         let (from, to) = (QueuePairState::Rtr, QueuePairState::Rts);
-        self.connection.advance_state("to_rts", from, to)
+        let advanced = self.connection.advance_state("to_rts", from, to);
+        // That nobody listens there may be known already.
+        advanced.map_err(|error| self.not_met().unwrap_or(error))
     }
 
     fn to_error(&mut self) -> Result<(), FabricError> {
