@@ -1,7 +1,7 @@
 //! One end of a connection: what its handle, pollers and the device's thread share.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -53,6 +53,8 @@ pub(super) struct Connection {
     retired: Arc<AtomicU32>,
     /// Why this end or the other refused to connect.
     refusal: OnceLock<TlsError>,
+    /// It was to be connected, and was not.
+    is_not_met: AtomicBool,
     wire: Mutex<Wire>,
 }
 
@@ -197,6 +199,7 @@ impl Connection {
             state: AtomicU8::new(QueuePairState::Reset as u8),
             retired: Arc::default(),
             refusal: OnceLock::new(),
+            is_not_met: AtomicBool::new(false),
             wire: Mutex::default(),
         })
     }
@@ -870,7 +873,15 @@ impl Connection {
             // The first reason is the right one.
             let _ = self.refusal.set(error);
         }
+        if self.state() != QueuePairState::Error {
+            self.is_not_met.store(true, Ordering::Release);
+        }
         self.end(&mut wire, Ending::Lost);
+    }
+
+    /// Whether it has ended because the peer could not be met.
+    pub(super) fn is_not_met(&self) -> bool {
+        self.is_not_met.load(Ordering::Acquire)
     }
 
     /// Whether the peer has been met, or why not.

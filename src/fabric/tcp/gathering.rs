@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_micros(20);
 #[cfg(test)]
 thread_local! {
     /// What counts instead for posts of this thread, for tests on machines of any speed.
-    pub(super) static PAUSE_HERE: std::cell::Cell<Duration> = const { std::cell::Cell::new(PAUSE) };
+    pub(crate) static PAUSE_HERE: std::cell::Cell<Duration> = const { std::cell::Cell::new(PAUSE) };
 }
 
 fn pause() -> Duration {

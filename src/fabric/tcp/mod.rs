@@ -53,6 +53,8 @@ mod worker;
 
 pub use address::{TcpAddress, TcpKey};
 pub use device::TcpDevice;
+#[cfg(test)]
+pub(crate) use gathering::PAUSE_HERE;
 pub use options::{MalformedBind, TcpOptions};
 
 #[cfg(test)]

@@ -45,10 +45,10 @@ impl TcpQueuePair {
         self.worker.state().command(Command::Greet(number));
     }
 
-    /// Why the queue pair is in ERR, if it has ended without a connection.
+    /// Why the queue pair is in ERR, if its peer could not be met.
     fn not_met(&self) -> Option<FabricError> {
-        let has_ended = self.state() == QueuePairState::Error && !self.connection.is_made();
-        let address = self.connection.remote()?.tcp.filter(|_| has_ended)?;
+        let is_not_met = self.connection.is_not_met();
+        let address = self.connection.remote()?.tcp.filter(|_| is_not_met)?;
         Some(self.unreachable(format!(
             "{} did not become a connection: does the peer listen there, and is it the right \
              `advertise` of the peer?",
