@@ -156,6 +156,14 @@ async fn calls_of_a_peer_that_is_lost_are_counted_as_that() {
     let waiting = proxy.never();
     until("it has begun", || served(&worker).contains_key("never")).await;
     assert_eq!(calls(&driver)["never"].in_flight(), 1);
+    let is_told = |what| {
+        let incidents = driver.figures().unwrap().incidents;
+        incidents
+            .iter()
+            .any(|((kind, _), count)| *kind == what && *count > 0)
+    };
+    // Who has never been heard is not lost.
+    until("the peer is heard", || is_told("joined")).await;
     worker.shutdown().await.unwrap();
     assert!(matches!(waiting.await, Err(RpcError::PeerLost { .. })));
     assert!(matches!(
@@ -165,13 +173,7 @@ async fn calls_of_a_peer_that_is_lost_are_counted_as_that() {
     let calls = calls(&driver);
     assert_eq!(ends(&calls["never"]), [("lost", 1)]);
     assert_eq!(ends(&calls["add"]), [("lost", 1)]);
-    let is_told = || {
-        let incidents = driver.figures().unwrap().incidents;
-        incidents
-            .iter()
-            .any(|((kind, _), count)| *kind == "lost" && *count > 0)
-    };
-    until("the loss is an incident", is_told).await;
+    until("the loss is an incident", || is_told("lost")).await;
 }
 
 #[actix::test]

@@ -291,6 +291,7 @@ async fn a_cancelled_request_that_has_not_begun_is_skipped() {
 async fn a_cancelled_async_handler_is_dropped_where_it_awaits() {
     let office = office(4).await;
     let running = office.desk.wait(60_000);
+    office.watch.begun.reaches(1).await;
     assert_eq!(
         office
             .desk
