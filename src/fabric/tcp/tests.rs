@@ -588,6 +588,31 @@ fn a_peer_on_impossible_terms_is_refused() {
     stream.read_exact(&mut [0; HELLO]).unwrap();
 }
 
+/// INPUT-1: the bytes of answers stay where they are until the socket takes them, however many a
+/// peer asks for before it reads one.
+#[test]
+fn input_1_answers_that_nobody_reads_take_no_memory() {
+    let mut victim = Victim::new();
+    victim.region = victim.device.register(16 << 20, Access::ALL).unwrap();
+    let mut stream = victim.meet();
+    let connection = victim.device.connection(victim.qp.number()).unwrap();
+    let mut total = 0;
+    let mut one = [Completion::EMPTY];
+    for sequence in 0..SENDS {
+        let len = if sequence == 0 { 16 << 20 } else { 1024 };
+        let read = Header {
+            kind: Kind::Read,
+            ..victim.write_header(sequence, len)
+        };
+        stream.write_all(&read.encode()).unwrap();
+        total += HEADER + len as usize;
+        assert_eq!(victim.poller.poll(&mut one).unwrap(), 0);
+        let unsent = connection.unsent();
+        assert!(unsent <= (sequence as usize + 1) * HEADER, "{unsent} bytes");
+    }
+    stream.read_exact(&mut vec![0; total]).unwrap();
+}
+
 /// As long as the socket takes no acknowledgement one is enough: each counts all.
 #[test]
 fn a_peer_that_wants_all_acknowledged_and_reads_nothing_takes_no_memory() {
