@@ -321,15 +321,21 @@ async fn arguments_that_do_not_fit_are_a_failure_and_no_cancelled_call() {
     assert_eq!(ends(&calls(&driver)["echo"]), [("error", 1)]);
 }
 
+/// Installs a recorder for all of this process. Returns what it prints.
+fn recorder_of_the_program() -> metrics_exporter_prometheus::PrometheusHandle {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    metrics::set_global_recorder(recorder).unwrap();
+    page
+}
+
 #[actix::test]
 async fn another_agent_of_an_alias_is_counted_on_by_the_recorder_of_the_program() {
     let this = "another_agent_of_an_alias_is_counted_on_by_the_recorder_of_the_program";
     if !is_alone(module_path!(), this) {
         return;
     }
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let page = recorder.handle();
-    metrics::set_global_recorder(recorder).unwrap();
+    let page = recorder_of_the_program();
     for total in [3, 6] {
         let agent = PeerAgent::builder().alias("twice").metrics(true).start();
         let agent = agent.await.unwrap();
@@ -355,9 +361,7 @@ async fn agents_of_one_alias_in_two_scopes_have_gauges_of_their_own() {
     if !is_alone(module_path!(), this) {
         return;
     }
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let page = recorder.handle();
-    metrics::set_global_recorder(recorder).unwrap();
+    let page = recorder_of_the_program();
     let mut agents = Vec::new();
     for (scope, bytes) in [("", 1_000_000), ("a", 2_000_000), ("b", 3_000_000)] {
         let builder = PeerAgent::builder().alias("same").scope(scope);
@@ -396,9 +400,7 @@ async fn the_recorder_that_the_program_has_installed_is_told() {
     if !is_alone(module_path!(), this) {
         return;
     }
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let page = recorder.handle();
-    metrics::set_global_recorder(recorder).unwrap();
+    let page = recorder_of_the_program();
     let builder = PeerAgent::builder().alias("told").metrics(true);
     let agent = builder.start().await.unwrap();
     agent.serve(Worker).await.unwrap();
@@ -588,9 +590,7 @@ async fn the_last_second_of_an_agent_is_told_and_no_gauge_stays() {
     if !is_alone(module_path!(), this) {
         return;
     }
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let page = recorder.handle();
-    metrics::set_global_recorder(recorder).unwrap();
+    let page = recorder_of_the_program();
     let agent = PeerAgent::builder().alias("brief").metrics(true).start();
     let agent = agent.await.unwrap();
     agent.serve(Worker).await.unwrap();

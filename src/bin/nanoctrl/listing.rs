@@ -59,14 +59,14 @@ pub(crate) struct AgentArgs {
 
 /// Whom to ask, in a scope.
 enum ControlPlane {
-    NanoCtrl(Box<NanoCtrl>),
+    NanoCtrl(Box<NanoCtrl>, String),
     Host(Host),
 }
 
 impl ControlPlane {
     /// What the agents say of themselves; nothing where there is no Redis to say it in.
-    async fn records(&self, scope: &str) -> Result<Vec<ObsRecord>, ControlError> {
-        let Self::NanoCtrl(server) = self else {
+    async fn records(&self) -> Result<Vec<ObsRecord>, ControlError> {
+        let Self::NanoCtrl(server, scope) = self else {
             return Ok(Vec::new());
         };
         let url = match environment::lookup("REDIS_URL") {
@@ -78,16 +78,16 @@ impl ControlPlane {
         Ok(scan.records)
     }
 
-    async fn agents(&self, _: &str) -> Result<Vec<PeerRecord>, ControlError> {
+    async fn agents(&self) -> Result<Vec<PeerRecord>, ControlError> {
         match self {
-            Self::NanoCtrl(server) => server.list_agents().await,
+            Self::NanoCtrl(server, _) => server.list_agents().await,
             Self::Host(host) => host.list_agents().await,
         }
     }
 
-    async fn services(&self, _: &str) -> Result<Vec<Entity>, ControlError> {
+    async fn services(&self) -> Result<Vec<Entity>, ControlError> {
         match self {
-            Self::NanoCtrl(server) => server.list_entities(ServiceRecord::KIND).await,
+            Self::NanoCtrl(server, _) => server.list_entities(ServiceRecord::KIND).await,
             Self::Host(host) => host.list_entities(ServiceRecord::KIND).await,
         }
     }
@@ -97,11 +97,11 @@ impl ListArgs {
     /// Collects what to print from each scope, with a client for it.
     async fn collect<T>(
         self,
-        list: impl AsyncFn(&ControlPlane, &str) -> Result<Vec<T>, ControlError>,
+        list: impl AsyncFn(&ControlPlane) -> Result<Vec<T>, ControlError>,
     ) -> Result<Vec<(String, T)>, Box<dyn Error>> {
         if self.ctrl.is_some() {
             let host = ControlPlane::Host(Host::new(&self.scope));
-            let listed = list(&host, &self.scope).await?.into_iter();
+            let listed = list(&host).await?.into_iter();
             return Ok(listed.map(|item| (self.scope.clone(), item)).collect());
         }
         let address = self.server.find().unwrap_or_else(daemon::address);
@@ -127,8 +127,8 @@ impl ListArgs {
         };
         let mut all = Vec::new();
         for scope in scopes {
-            let server = ControlPlane::NanoCtrl(Box::new(client(&scope)?));
-            let listed = list(&server, &scope).await?;
+            let server = ControlPlane::NanoCtrl(Box::new(client(&scope)?), scope.clone());
+            let listed = list(&server).await?;
             all.extend(listed.into_iter().map(|item| (scope.clone(), item)));
         }
         Ok(all)
