@@ -13,6 +13,7 @@ use super::completion_queue::{Sent, ShmCompletionQueue};
 use super::key_table::KeyTable;
 use super::link::Link;
 use super::message::{ConnectionId, Hello, Message, Welcome};
+use super::port::PortState;
 use super::receiver::Receiver;
 use super::remote_regions::PlacedRegion;
 use super::sender::{Executed, Need, Progress, Sender};
@@ -46,13 +47,20 @@ pub(super) struct Connection {
 /// The links of a connection.
 #[derive(Debug, Default)]
 struct ConnectionLinks {
-    /// The link that this side dialled: its sends need it.
+    /// The link over which this side asks: its sends need it.
     outgoing: Option<Arc<Link>>,
-    /// The link that the peer dialled, and the peer's end of this connection.
+    /// The link over which the peer asks, and the peer's end of this connection.
     incoming: Option<(Arc<Link>, ConnectionId)>,
     /// A descriptor kept back for the peer's eventfd. If it was missing later, no error could be
     /// returned: both ends would only see that the connection ends.
     reserve: Option<OwnedFd>,
+}
+
+impl ConnectionLinks {
+    fn asks_over(&self, link: &Arc<Link>) -> bool {
+        let ours = self.outgoing.as_ref();
+        ours.is_some_and(|ours| Arc::ptr_eq(ours, link))
+    }
 }
 
 impl Connection {
@@ -118,22 +126,59 @@ impl Connection {
         self.receiver.state()
     }
 
-    /// Notes the peer and the link dialled to it.
-    pub(super) fn dialled(&self, remote: QueuePairAddress, link: Arc<Link>, reserve: OwnedFd) {
+    /// Notes the peer, the link to it that `find` has the connection join, and the descriptor that
+    /// is kept back.
+    pub(super) fn dial(
+        &self,
+        remote: QueuePairAddress,
+        find: impl FnOnce() -> Result<(Arc<Link>, OwnedFd), FabricError>,
+    ) -> Result<(), FabricError> {
+        // Held meanwhile: the link may turn out to be crossed at any moment.
         let mut links = self.links();
+        let (link, reserve) = find()?;
         links.outgoing = Some(link);
         links.reserve = Some(reserve);
-        drop(links);
         // Set once: only `to_rtr` calls this, at most once.
         let _ = self.remote.set(remote);
+        Ok(())
     }
 
-    /// Says hello to the peer.
+    /// Notes that the peer does not answer on this link, because it has dialled as well. Returns
+    /// whether the connection has yet to ask over the other one.
+    pub(super) fn crossed(&self, link: &Arc<Link>) -> bool {
+        let mut links = self.links();
+        let was_welcomed = links.reserve.is_none();
+        if was_welcomed || !links.asks_over(link) {
+            return false;
+        }
+        links.outgoing = None;
+        true
+    }
+
+    /// Says hello over the link that is used of two that were crossed, or over a new one. Returns
+    /// whether it is too early for that.
+    pub(super) fn ask_elsewhere(self: &Arc<Self>, port: &PortState) -> io::Result<bool> {
+        let mut links = self.links();
+        match (self.state(), self.remote.get()) {
+            (QueuePairState::Rtr | QueuePairState::Rts, Some(remote)) => {
+                links.outgoing = Some(port.link(remote.gid, self)?);
+                drop(links);
+                self.say_hello().map(|()| false)
+            }
+            (QueuePairState::Error, _) => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ => Ok(true),
+        }
+    }
+
+    /// Says hello to the peer, or leaves that to [`ask_elsewhere`](Self::ask_elsewhere).
     pub(super) fn say_hello(&self) -> io::Result<()> {
         // Held meanwhile, so that a goodbye comes behind it.
         let links = self.links();
         let (Some(link), Some(remote)) = (&links.outgoing, self.remote.get()) else {
-            return Err(io::ErrorKind::ConnectionAborted.into());
+            return match links.reserve {
+                Some(_) => Ok(()),
+                None => Err(io::ErrorKind::ConnectionAborted.into()),
+            };
         };
         let hello = Hello {
             from: self.id,
@@ -260,12 +305,7 @@ impl Connection {
 
     /// Returns whether this is the connection that the peer answers on `link`.
     pub(super) fn is_asking(&self, id: ConnectionId, link: &Arc<Link>) -> bool {
-        let links = self.links();
-        self.id == id
-            && links
-                .outgoing
-                .as_ref()
-                .is_some_and(|ours| Arc::ptr_eq(ours, link))
+        self.id == id && self.links().asks_over(link)
     }
 
     /// Returns whether this connection has welcomed that end of it on `link`.

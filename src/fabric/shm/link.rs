@@ -5,6 +5,9 @@
 //! a need of it: a queue pair that is connected, or memory of the other port that is mapped. The
 //! end that has dialled says that it has none any more, and dials another link when it has one
 //! again.
+//!
+//! Two ports may dial each other at the same time. The link of the one with the greater GID is
+//! used then; the other is refused, and whoever asked over it asks again.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -120,15 +123,26 @@ impl Links {
         Ok((link, true))
     }
 
-    /// Makes this end of a link that somebody has dialled who says to be `peer`.
-    pub(super) fn accept(self: &Arc<Self>, socket: ControlSocket, peer: Gid) -> Arc<Link> {
+    /// Makes this end of a link that somebody has dialled who says to be `peer`. Returns `None` if
+    /// this port has dialled that peer as well, and its own link is used.
+    pub(super) fn accept(self: &Arc<Self>, socket: ControlSocket, peer: Gid) -> Option<Arc<Link>> {
         let link = Arc::new(Link::new(socket, peer, false, self));
         // The other end of a link to oneself would ask over its own.
         if peer != self.gid && link.is_of_its_peer() {
-            let mut links = lock(&self.by_peer);
-            links.entry(peer).or_insert_with(|| link.clone());
+            match lock(&self.by_peer).entry(peer) {
+                Entry::Vacant(entry) => drop(entry.insert(link.clone())),
+                Entry::Occupied(entry) if !entry.get().is_dialled => {}
+                Entry::Occupied(_) if self.gid.0 > peer.0 => return None,
+                // The peer refuses that one.
+                Entry::Occupied(mut entry) => drop(entry.insert(link.clone())),
+            }
         }
-        link
+        Some(link)
+    }
+
+    /// Returns whether there is a link to a peer.
+    pub(super) fn has(&self, peer: Gid) -> bool {
+        lock(&self.by_peer).contains_key(&peer)
     }
 }
 
@@ -157,6 +171,11 @@ impl Link {
     /// The port at the other end.
     pub(super) fn peer(&self) -> Gid {
         self.peer
+    }
+
+    /// Whether this end has dialled.
+    pub(super) fn is_dialled(&self) -> bool {
+        self.is_dialled
     }
 
     /// The socket, for the port's thread.
@@ -304,12 +323,18 @@ impl Link {
 
     /// Ends the link. Returns its connections, which are lost with it.
     pub(super) fn end(&self) -> Vec<Arc<Connection>> {
+        let connections = self.vacate();
+        self.socket.end();
+        lock(&self.waiting).clear();
+        connections
+    }
+
+    /// Has nobody join the link any more. Returns its connections.
+    pub(super) fn vacate(&self) -> Vec<Arc<Connection>> {
         if let Some(links) = self.links.upgrade() {
             self.leave_to_others(&mut lock(&links.by_peer));
         }
         let users = lock(&self.users).take();
-        self.socket.end();
-        lock(&self.waiting).clear();
         let connections = users.into_iter().flat_map(|users| users.connections);
         let alive = connections.filter_map(|(_, connection)| connection.upgrade());
         alive.collect()

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout of shared memory and of these messages.
-pub(super) const VERSION: u32 = 0x51_4d_00_04;
+pub(super) const VERSION: u32 = 0x51_4d_00_05;
 
 /// Longest message in bytes.
 pub(super) const MAX_LEN: usize = 128;
@@ -38,6 +38,9 @@ pub(super) enum Message {
     Done,
     /// Wakes the owner of a quiet completion queue.
     Ring { queue: u64 },
+    /// The accepting side has dialled as well, and this link is the one of the two that is not
+    /// used: the dialling side asks over the other.
+    Crossed,
 }
 
 /// One life of a queue pair: it begins anew when it is reset, under the same number.

@@ -244,6 +244,8 @@ struct Routine {
     stalled: Vec<(Instant, Weak<Connection>)>,
     /// Connections that have to say hello again, and when.
     unwelcomed: Vec<(Instant, Weak<Connection>)>,
+    /// Connections whose link is not used, and when they look for the one that is.
+    crossed: Vec<(Instant, Weak<Connection>)>,
     processes: PeerProcesses,
 }
 
@@ -254,6 +256,8 @@ enum Role {
     Stranger,
     /// One end of a link.
     Peer(Arc<Link>),
+    /// Accepted from a peer that this port had dialled: nothing is read on it but its end.
+    Unused,
 }
 
 impl Routine {
@@ -276,6 +280,7 @@ impl Routine {
             cut_off: Complaints::default(),
             stalled: Vec::new(),
             unwelcomed: Vec::new(),
+            crossed: Vec::new(),
             processes: PeerProcesses::default(),
         };
         let listener = routine.listener.as_fd();
@@ -327,6 +332,7 @@ impl Routine {
             self.end_strangers(now, false);
             self.look_after_stalled(now);
             self.say_hello_again(now);
+            self.ask_elsewhere(now);
             if self.pausing.take_if(|until| *until <= now).is_some() {
                 self.resume();
             }
@@ -339,7 +345,7 @@ impl Routine {
         if self.flushing.take_if(|at| *at <= now).is_some() {
             let links = self.links.values().filter_map(|(_, role)| match role {
                 Role::Peer(link) => Some(link),
-                Role::Stranger => None,
+                Role::Stranger | Role::Unused => None,
             });
             links.for_each(|link| link.flush());
         }
@@ -350,7 +356,7 @@ impl Routine {
 
     fn until_next_look(&self) -> Option<Timespec> {
         let stalled = self.stalled.iter().chain(&self.unwelcomed);
-        let stalled = stalled.map(|(at, _)| *at);
+        let stalled = stalled.chain(&self.crossed).map(|(at, _)| *at);
         let others = [self.strangers.next(), self.pausing, self.flushing];
         let next = stalled.chain(others.into_iter().flatten()).min()?;
         let wait = next.saturating_duration_since(Instant::now());
@@ -428,7 +434,7 @@ impl Routine {
         while let Some(token) = self.strangers.pop_overdue(now, in_need) {
             let is_of_use = match self.links.get(&token) {
                 None => true,
-                Some((_, Role::Stranger)) => false,
+                Some((_, Role::Stranger | Role::Unused)) => false,
                 Some((_, Role::Peer(link))) => link.is_used() || self.waiting.has_any_of(token),
             };
             if !is_of_use {
@@ -599,8 +605,10 @@ impl Routine {
         message: Message,
         fds: Vec<OwnedFd>,
     ) -> bool {
-        let Role::Peer(link) = role else {
-            return self.introduced(token, &socket, &message);
+        let link = match role {
+            Role::Peer(link) => link,
+            Role::Stranger => return self.introduced(token, &socket, &message),
+            Role::Unused => return true,
         };
         match message {
             Message::Welcome(Welcome { to, .. })
@@ -631,7 +639,11 @@ impl Routine {
             Message::Unmapped { lot } => link.returned(lot),
             Message::Done => return link.done(),
             Message::Ring { queue } => self.port.quiet.ring(queue),
-            Message::Device { .. } => return false,
+            Message::Crossed if link.is_dialled() => {
+                self.crossed(&link);
+                return false;
+            }
+            Message::Crossed | Message::Device { .. } => return false,
         }
         true
     }
@@ -655,10 +667,59 @@ impl Routine {
             return false;
         };
         self.silent -= 1;
-        let link = self.port.links.accept(socket.clone(), Gid(gid));
+        let Some(link) = self.port.links.accept(socket.clone(), Gid(gid)) else {
+            self.links.insert(token, (socket.clone(), Role::Unused));
+            // The peer ends it. Were it ended here, what it has said already would keep it from
+            // reading why.
+            return socket.send(&Message::Crossed, &[]).is_ok();
+        };
         self.links.insert(token, (socket.clone(), Role::Peer(link)));
         self.watch_process(token, socket);
+        // It may be the one that they look for.
+        let now = Instant::now();
+        self.crossed.iter_mut().for_each(|(at, _)| *at = now);
         true
+    }
+
+    /// Vacates a link that the peer does not use, because both ends have dialled. Its connections
+    /// ask over the other, which this end may have yet to accept.
+    fn crossed(&mut self, link: &Arc<Link>) {
+        let asking = link.vacate();
+        let now = Instant::now();
+        let at = if self.port.links.has(link.peer()) {
+            now
+        } else {
+            now + PAUSE
+        };
+        for connection in asking {
+            if connection.crossed(link) {
+                self.crossed.push((at, Arc::downgrade(&connection)));
+            } else {
+                connection.lost();
+            }
+        }
+    }
+
+    fn ask_elsewhere(&mut self, now: Instant) {
+        let port = &self.port;
+        self.crossed.retain_mut(|(at, connection)| {
+            if *at > now {
+                return true;
+            }
+            let Some(connection) = connection.upgrade() else {
+                return false;
+            };
+            match connection.ask_elsewhere(port) {
+                Ok(is_too_early) => {
+                    *at = now + PAUSE;
+                    is_too_early
+                }
+                Err(_) => {
+                    connection.lost();
+                    false
+                }
+            }
+        });
     }
 
     /// The connection that has welcomed that end of it on `link`.
@@ -735,6 +796,7 @@ impl Routine {
     fn ended(&mut self, role: Role) {
         match role {
             Role::Stranger => self.silent -= 1,
+            Role::Unused => {}
             Role::Peer(link) => {
                 for connection in link.end() {
                     connection.lost();

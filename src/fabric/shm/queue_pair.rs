@@ -60,21 +60,22 @@ impl ShmQueuePair {
 
     /// Connects, except that a hello which the peer has sent before is not answered yet.
     pub(super) fn dial(&self, remote: &QueuePairAddress) -> Result<(), FabricError> {
-        let link = self.device.port().link(remote.gid, &self.connection);
-        let link = link.map_err(|error| match SystemLimit::of(&error) {
-            Some(_) => FabricError::os("connecting a socket with a peer")(error),
-            None => self.unreachable(format!(
-                "no process of this user has a port with the GID {}: {error}",
-                remote.gid
-            )),
-        })?;
-        match link.socket().as_fd().try_clone_to_owned() {
-            Ok(reserve) => self.connection.dialled(*remote, link, reserve),
-            Err(error) => {
+        self.connection.dial(*remote, || {
+            let link = self.device.port().link(remote.gid, &self.connection);
+            let link = link.map_err(|error| match SystemLimit::of(&error) {
+                Some(_) => FabricError::os("connecting a socket with a peer")(error),
+                None => self.unreachable(format!(
+                    "no process of this user has a port with the GID {}: {error}",
+                    remote.gid
+                )),
+            })?;
+            let reserve = link.socket().as_fd().try_clone_to_owned();
+            let reserve = reserve.map_err(|error| {
                 link.leave(&self.connection);
-                return Err(FabricError::os("connecting with a peer")(error));
-            }
-        }
+                FabricError::os("connecting with a peer")(error)
+            })?;
+            Ok((link, reserve))
+        })?;
         let is_over = |error| self.unreachable(format!("the peer's port has ended: {error}"));
         self.advance("to_rtr", QueuePairState::Init, QueuePairState::Rtr)
             .map_err(|error| is_over(error.to_string()))?;

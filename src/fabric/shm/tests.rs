@@ -197,6 +197,7 @@ fn strange_dials_are_cut_off() {
     ends(&said(&[HELLO]));
     ends(&said(&[Message::Done]));
     ends(&said(&[DEVICE, DEVICE]));
+    ends(&said(&[DEVICE, Message::Crossed]));
     ends(&said(&[DEVICE, Message::Done]));
     // What is about queue pairs that there are not is answered, over and over.
     let from = ConnectionId { qp_num: 1, life: 1 };
@@ -246,10 +247,32 @@ struct Impostor {
 }
 
 impl Impostor {
+    /// If it and a device dial each other, its link is used.
     fn new() -> Self {
-        let gid = Gid(software::random().expect("random bytes"));
-        let listener = control_socket::listen(gid).expect("nobody else has this name");
+        Self::beside(0xff)
+    }
+
+    /// One whose link is not used then.
+    fn that_yields() -> Self {
+        Self::beside(0)
+    }
+
+    /// One whose GID is beyond those of all devices, on this side.
+    fn beside(byte: u8) -> Self {
+        let mut gid: [u8; 16] = software::random().expect("random bytes");
+        gid[..8].fill(byte);
+        let listener = control_socket::listen(Gid(gid)).expect("nobody else has this name");
+        let gid = Gid(gid);
         Self { gid, listener }
+    }
+
+    /// Dials a device, and says who it is.
+    fn dial(&self, device: &Arc<dyn Device>) -> ControlSocket {
+        let link = ControlSocket::dial(device.port().gid).expect("it listens");
+        let (version, gid) = (VERSION, self.gid.0);
+        link.send(&Message::Device { version, gid }, &[])
+            .expect("room");
+        link
     }
 
     /// Connects a queue pair of `device` with one of its own.
@@ -260,20 +283,17 @@ impl Impostor {
     /// Asks for a queue pair of `device` over another link. Gives that and its end of the
     /// connection.
     fn greet(&self, device: &Arc<dyn Device>, qp: &dyn QueuePair) -> (ControlSocket, ConnectionId) {
-        let link = ControlSocket::dial(device.port().gid).expect("it listens");
+        let link = self.dial(device);
         let from = ConnectionId {
             qp_num: 99,
             life: 5,
         };
-        let (version, gid) = (VERSION, self.gid.0);
         let hello = Hello {
             from,
             psn: 1,
             to_qp: qp.number(),
         };
-        for message in [Message::Device { version, gid }, Message::Hello(hello)] {
-            link.send(&message, &[]).expect("room");
-        }
+        link.send(&Message::Hello(hello), &[]).expect("room");
         (link, from)
     }
 
@@ -645,6 +665,128 @@ fn a_peer_that_is_slow_to_read_is_not_lost_and_one_that_does_not_answer_is() {
         assert!(Instant::now() < end, "it waits for ever");
     };
     assert_eq!(status, CompletionStatus::RetryExceeded);
+}
+
+/// Of two links that were dialled at the same time, one is used: whoever asked over the other asks
+/// again, whether it knows of the one already or hears of it later.
+#[test]
+fn who_has_asked_over_a_crossed_link_asks_over_the_other() {
+    for is_known in [true, false] {
+        let (device, peer) = (open(), Impostor::new());
+        let qp = peer.lure(&device);
+        let refused_link = peer.accept();
+        let asked = hello_on(&refused_link);
+        let known = is_known.then(|| peer.dial(&device));
+        if let Some(known) = &known {
+            known.send(&HELLO, &[]).expect("room");
+            refused(known);
+        }
+        refused_link.send(&Message::Crossed, &[]).expect("room");
+        ends(&refused_link);
+        let used = known.unwrap_or_else(|| peer.dial(&device));
+        assert_eq!(hello_on(&used), asked);
+        used.send(&Message::Refusal { to: asked }, &[])
+            .expect("room");
+        errs(&*qp);
+    }
+}
+
+/// A peer that says so of every link, and dials none itself, is dialled now and then.
+#[test]
+fn a_link_that_is_not_there_is_dialled_again() {
+    let (device, peer) = (open(), Impostor::new());
+    let qp = peer.lure(&device);
+    let first = peer.accept();
+    let asked = hello_on(&first);
+    first.send(&Message::Crossed, &[]).expect("room");
+    let end = Instant::now() + Duration::from_secs(10);
+    let second = loop {
+        if let Some(link) = control_socket::accept(&peer.listener).expect("it can") {
+            break link;
+        }
+        assert!(Instant::now() < end, "it does not dial");
+        std::thread::yield_now();
+    };
+    assert!(matches!(next(&second), Message::Device { .. }));
+    assert_eq!(hello_on(&second), asked);
+    drop(qp);
+    let over = Message::Goodbye {
+        from: asked,
+        to_qp: 99,
+    };
+    assert_eq!(next_but_unmapped(&second), over);
+}
+
+/// The end whose link is used refuses the other, and closes it if the peer does not.
+#[test]
+fn a_dial_that_crosses_a_link_in_use_is_refused() {
+    let (device, peer) = (open(), Impostor::that_yields());
+    let qp = peer.lure(&device);
+    let used = peer.accept();
+    let asked = hello_on(&used);
+    let unused = peer.dial(&device);
+    unused.send(&HELLO, &[]).expect("room");
+    assert_eq!(next(&unused), Message::Crossed);
+    ends(&unused);
+    assert_eq!(qp.state(), QueuePairState::Rts);
+    used.send(&Message::Refusal { to: asked }, &[])
+        .expect("room");
+    errs(&*qp);
+}
+
+/// Each of two ports that dial each other at once reaches the other.
+#[test]
+fn ports_that_dial_each_other_at_once_are_connected() {
+    let devices = [open(), open()];
+    let mut queues = devices
+        .each_ref()
+        .map(|device| device.create_completion_queue(64).expect("a queue"));
+    for _ in 0..200 {
+        let mut qps = [0, 1].map(|at: usize| {
+            let init = small(queues[at].0.clone());
+            let mut qp = devices[at].create_queue_pair(&init).expect("a queue pair");
+            qp.to_init().expect("it is new");
+            qp.post_recv(RecvRequest { wr_id: 1 }).expect("room");
+            qp
+        });
+        let addresses = [qps[1].address(), qps[0].address()];
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (qp, peer) in qps.iter_mut().zip(&addresses) {
+                scope.spawn(|| {
+                    start.wait();
+                    qp.to_rtr(peer).expect("it is there");
+                    qp.to_rts().expect("it is connected");
+                });
+            }
+        });
+        for qp in &mut qps {
+            qp.post_send(&SendRequest {
+                wr_id: 2,
+                operation: Operation::WriteWithImm(7),
+                local: Payload::Inline(&[]),
+                remote: RemoteSlice::default(),
+                signalled: true,
+                solicited: true,
+            })
+            .expect("room");
+        }
+        let end = Instant::now() + Duration::from_secs(10);
+        for (_, poller) in &mut queues {
+            let mut done = Vec::new();
+            while done.len() < 2 {
+                let mut found = [Completion::EMPTY; 2];
+                let count = poller.poll(&mut found).expect("it works");
+                for found in &found[..count] {
+                    assert_eq!(found.status, CompletionStatus::Success);
+                    done.push(found.wr_id);
+                }
+                assert!(Instant::now() < end, "{done:?} alone");
+            }
+            done.sort_unstable();
+            assert_eq!(done, [1, 2]);
+        }
+    }
 }
 
 /// INPUT-1: a process that takes another's name keeps nobody from that one.
