@@ -32,6 +32,16 @@ impl ProcessUsage {
         }
     }
 
+    /// It, and so many times another.
+    pub(crate) fn and(self, other: Self, times: usize) -> Self {
+        Self {
+            descriptors: self.descriptors + other.descriptors * times,
+            threads: self.threads + other.threads * times,
+            kib: self.kib + other.kib * times,
+            rings: self.rings + other.rings * times,
+        }
+    }
+
     /// Whether it is no more than `before`, but for `slack` of each, and as many MiB.
     pub(crate) fn is_within(&self, before: &Self, slack: usize) -> bool {
         self.holds_no_more(before, slack) && self.kib <= before.kib + slack * 1024

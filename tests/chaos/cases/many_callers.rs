@@ -21,6 +21,14 @@ const SECOND: Duration = Duration::from_secs(1);
 /// What a process may come to hold once, whatever happens after. A leak would be several for each
 /// that died.
 const SLACK: usize = 4;
+/// What the worker may hold for each that lives, need not hold from the beginning, and keeps for
+/// those that come: a buffer for a payload that was read.
+const OF_EACH: ProcessUsage = ProcessUsage {
+    descriptors: 0,
+    threads: 0,
+    kib: 32,
+    rings: 256,
+};
 
 fn number(name: &str, otherwise: usize) -> usize {
     let number = std::env::var(name).ok();
@@ -46,7 +54,7 @@ pub(crate) async fn run(stage: &Stage) {
     let worker = stage.worker("worker").await;
     let (agent, target, _) = stage.caller("observer", "worker").await;
     target.lent().await.expect("the worker is there");
-    let unused = ProcessUsage::by(worker.pid());
+    let unused = ProcessUsage::by(worker.pid()).and(OF_EACH, callers);
     let start = move |number: usize| async move {
         let alias = format!("driver{number}");
         stage.calm_driver(&alias, &["worker"], patience).await
@@ -57,7 +65,7 @@ pub(crate) async fn run(stage: &Stage) {
         let next = alive.len()..callers.min(alive.len() + dying);
         alive.extend(join_all(next.map(start)).await);
     }
-    let before = ProcessUsage::by(worker.pid());
+    let before = ProcessUsage::by(worker.pid()).and(OF_EACH, callers);
     let (mut killed, mut slowest) = (Vec::new(), Duration::ZERO);
     for round in 1..=rounds {
         let began = Instant::now();
