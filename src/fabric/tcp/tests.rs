@@ -394,6 +394,28 @@ fn an_impostor_that_answers_is_refused_and_counted() {
     victim.has_violations(0);
 }
 
+/// Whoever has shown a key is no stranger, and waits until its queue pair is ready however many
+/// others do: a service that is busy may have a thousand callers that have dialled already.
+#[test]
+fn any_number_of_peers_wait_for_their_queue_pairs() {
+    let device = open();
+    let mut waiting: Vec<_> = (0..300)
+        .map(|_| {
+            let victim = Victim::waiting(&device);
+            let hello = victim.hello();
+            let stream = victim.say(&hello.encode(Opening::Hello));
+            (victim, stream)
+        })
+        .collect();
+    for (victim, stream) in &mut waiting {
+        victim.expect(DIALLING, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+        let mut answer = [0; HELLO];
+        stream.read_exact(&mut answer).unwrap();
+        assert!(Hello::decode(&answer, Opening::Hello).is_ok());
+        victim.has_violations(0);
+    }
+}
+
 /// Connections that say nothing are not many at a time, and give way to whoever comes.
 #[test]
 fn silent_strangers_are_bounded_and_keep_nobody_out() {

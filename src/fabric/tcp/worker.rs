@@ -4,7 +4,7 @@
 //! every few milliseconds whether that is still so. Otherwise it waits for the sockets as everybody
 //! does, and leaves to a sleeper what the sleeper is woken for, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,7 +34,7 @@ const REVIEW: Duration = Duration::from_millis(100);
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a connection that has ended is kept for the peer to read what was said last.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
-/// Accepted connections that have not been answered.
+/// Accepted connections of which nobody knows who they are.
 const MAX_STRANGERS: usize = 256;
 /// Connections accepted in one turn.
 const MAX_ACCEPTED: usize = 64;
@@ -61,6 +61,7 @@ impl Worker {
             pending: BTreeMap::new(),
             next_token: FIRST_PENDING,
             strangers: 0,
+            waiting: HashMap::new(),
             looked_after: Vec::new(),
             is_paused: false,
             next_review: Instant::now(),
@@ -106,8 +107,10 @@ struct Routine {
     /// The oldest first.
     pending: BTreeMap<u64, PendingSocket>,
     next_token: u64,
-    /// Pending sockets that were accepted and not answered.
+    /// Pending sockets that were accepted, and have yet to show a key or to prove themselves.
     strangers: usize,
+    /// The pending sockets that wait for a queue pair, by its number: one for each at most.
+    waiting: HashMap<u32, u64>,
     /// Connections to look at every [`TICK`].
     looked_after: Vec<Weak<Connection>>,
     /// Nothing is accepted until the next review.
@@ -141,6 +144,13 @@ enum Role {
     Dialled(Weak<Connection>, Greeting),
     /// Nothing more is said; the peer may have to read.
     Closing,
+}
+
+impl Role {
+    /// Whether it was accepted from somebody who has yet to show a key or to prove itself.
+    fn is_of_stranger(&self) -> bool {
+        matches!(self, Self::Stranger(_) | Self::Securing(_, false))
+    }
 }
 
 /// A hello of which some bytes have come.
@@ -368,7 +378,7 @@ impl Routine {
     }
 
     /// Makes room by closing the one that has said nothing for the longest time. There is none if
-    /// all have shown a key.
+    /// all are in their handshake, or have had it.
     fn has_room_for_stranger(&mut self) -> bool {
         if self.strangers < MAX_STRANGERS {
             return true;
@@ -436,18 +446,31 @@ impl Routine {
         false
     }
 
-    /// Whoever waits for this queue pair.
-    fn waiting_for(&self, number: u32) -> Option<(u64, Hello)> {
-        self.pending
-            .iter()
-            .find_map(|(token, link)| match link.role {
-                Role::Waiting(hello) if hello.to_qp == number => Some((*token, hello)),
-                _ => None,
-            })
+    /// Gives a pending socket another role.
+    fn set_role(&mut self, token: u64, role: Role) {
+        let Some(link) = self.pending.get_mut(&token) else {
+            return;
+        };
+        let old = std::mem::replace(&mut link.role, role);
+        self.strangers += usize::from(link.role.is_of_stranger());
+        self.over(token, &old);
+    }
+
+    /// A pending socket has this role no more.
+    fn over(&mut self, token: u64, role: &Role) {
+        self.strangers -= usize::from(role.is_of_stranger());
+        if let Role::Waiting(hello) = role
+            && self.waiting.get(&hello.to_qp) == Some(&token)
+        {
+            self.waiting.remove(&hello.to_qp);
+        }
     }
 
     fn greet_waiting(&mut self, number: u32) {
-        let Some((token, hello)) = self.waiting_for(number) else {
+        let Some(token) = self.waiting.get(&number).copied() else {
+            return;
+        };
+        let Some(&Role::Waiting(hello)) = self.pending.get(&token).map(|link| &link.role) else {
             return;
         };
         match self.state.find(number) {
@@ -534,13 +557,12 @@ impl Routine {
         };
         match connection.state() {
             QueuePairState::Reset | QueuePairState::Init => {
-                if let Some((other, _)) = self.waiting_for(hello.to_qp)
-                    && other != token
-                {
+                let others = self.waiting.insert(hello.to_qp, token);
+                if let Some(other) = others.filter(|other| *other != token) {
                     self.remove(other, "another came for the same queue pair".into());
                 }
+                self.set_role(token, Role::Waiting(*hello));
                 if let Some(link) = self.pending.get_mut(&token) {
-                    link.role = Role::Waiting(*hello);
                     link.until = None;
                 }
             }
@@ -591,10 +613,11 @@ impl Routine {
             Ok(session) => link.stream.encrypt(session),
             Err(error) => return self.remove(token, Wrong::Refused(error)),
         }
-        link.role = Role::Securing(Arc::downgrade(connection), is_dialler);
         if !is_dialler {
             link.until = Some(Instant::now() + HELLO_PATIENCE);
         }
+        let role = Role::Securing(Arc::downgrade(connection), is_dialler);
+        self.set_role(token, role);
         self.secure(token);
     }
 
@@ -653,13 +676,7 @@ impl Routine {
 
     fn forget(&mut self, token: u64) -> Option<PendingSocket> {
         let link = self.pending.remove(&token)?;
-        let is_stranger = matches!(
-            link.role,
-            Role::Stranger(_) | Role::Waiting(_) | Role::Securing(_, false)
-        );
-        if is_stranger {
-            self.strangers -= 1;
-        }
+        self.over(token, &link.role);
         // It is watched or could not be.
         let _ = epoll::delete(self.state.epoll(), &link.stream);
         Some(link)
