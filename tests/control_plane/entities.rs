@@ -9,7 +9,7 @@ use serde_json::json;
 use slimerpc::control::{
     Control, ControlError, Entity, EntityEvent, Mail, MailEvent, NanoCtrl, Registration,
 };
-use support::{NanoCtrlServer, fake_http::FakeHttp};
+use support::{NanoCtrlServer, Redis, fake_http::FakeHttp, free_port};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Longer than anything here takes; a test that reaches it fails.
@@ -44,6 +44,55 @@ async fn an_agent_with_times_without_end_is_sent_mail_and_sees_entities() {
     timeout(SOON, received).await.unwrap();
     other.advertise(rpc("other/1")).await.unwrap();
     follower.until(&["other/1"]).await;
+}
+
+/// DLSlime's own server, which knows of no index.
+struct Foreign(std::process::Child);
+
+impl Foreign {
+    fn start(redis: &Redis) -> (Self, String) {
+        let port = free_port();
+        let mut command = std::process::Command::new(crate::obs::dlslime_ctrl());
+        command.args(["server", "--host", "127.0.0.1", "--port"]);
+        command.arg(port.to_string());
+        command.args(["--redis-url", &redis.url()]);
+        command.stdout(std::process::Stdio::null());
+        let server = Self(command.spawn().unwrap());
+        let end = Instant::now() + SOON;
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < end, "it does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        (server, format!("http://127.0.0.1:{port}"))
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Agents list what they renew. Whoever removes it is not always a server that knows the list.
+#[tokio::test]
+async fn nothing_stays_listed_at_a_server_of_dlslime() {
+    let redis = Redis::start();
+    let (_server, url) = Foreign::start(&redis);
+    let agent = NanoCtrl::new(&url, "").unwrap();
+    agent.register(named("lister")).await.unwrap();
+    let listed = || -> Vec<String> { redis.run(&["SMEMBERS", "nanoctrl/entities/"]) };
+    for id in ["lister/1", "lister/2"] {
+        agent.advertise(rpc(id)).await.unwrap();
+    }
+    agent.heartbeat().await.unwrap();
+    assert_eq!(listed().len(), 2);
+    agent.retract("lister/1").await.unwrap();
+    assert_eq!(listed(), ["service:lister/2"]);
+    agent.clean_up().await.unwrap();
+    let mut left = redis.keys();
+    left.retain(|key| key.starts_with("nanoctrl/"));
+    assert!(left.is_empty(), "{left:?}");
 }
 
 fn named(alias: &str) -> Registration {

@@ -100,7 +100,7 @@ fn theirs(redis: &Redis, words: &[&str]) -> String {
 }
 
 /// DLSlime's own program, out of PyPI.
-fn dlslime_ctrl() -> &'static Path {
+pub(crate) fn dlslime_ctrl() -> &'static Path {
     static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
     INSTALLED.get_or_init(|| {
         const PACKAGE: &str = "dlslime-ctrl==0.1.23";

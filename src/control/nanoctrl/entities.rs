@@ -93,7 +93,10 @@ impl NanoCtrl {
         if session.others_entities(&[id]).await?.contains(&id) {
             return Ok(());
         }
-        self.http.unregister_entity(id, &session.incarnation).await
+        let life = &session.incarnation;
+        self.http.unregister_entity(id, life).await?;
+        session.unlist_entities(&[id]).await;
+        Ok(())
     }
 
     /// Removes all entities of this agent when it leaves. Entities that the server cannot be told
@@ -109,18 +112,18 @@ impl NanoCtrl {
             return Ok(());
         }
         let life = &session.incarnation;
-        let ids = entities.keys();
-        let removals = ids.map(|id| self.http.unregister_entity(id, life));
+        let ids: Vec<&str> = entities.keys().map(String::as_str).collect();
+        let removals = ids.iter().map(|id| self.http.unregister_entity(id, life));
         let failed = join_all(removals).await.into_iter().find_map(Result::err);
         match failed {
-            None => Ok(()),
+            None => {
+                session.unlist_entities(&ids).await;
+                Ok(())
+            }
             Some(error) if keeps_no_entities(&error) => Ok(()),
             Some(error) => {
                 tracing::debug!(%error, "entities are removed without telling their watchers");
-                let key = |id: &String| session.keys.entity(Entity::TYPE, id);
-                session
-                    .remove_entities(entities.keys().map(key).collect())
-                    .await
+                session.remove_entities(&ids).await
             }
         }
     }
@@ -174,7 +177,9 @@ impl Renewal {
             return Ok(());
         }
         let life = &session.incarnation;
-        self.http.unregister_entity(&entity.id, life).await
+        self.http.unregister_entity(&entity.id, life).await?;
+        session.unlist_entities(&[&entity.id]).await;
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use redis::pipe;
 
 use super::session::{NameOwner, Session};
-use crate::control::{ControlError, lease};
+use crate::control::{ControlError, Entity, lease};
 
 /// Renews all leases, if the name belongs to this incarnation. Returns the owner, whether the
 /// topology exists, and the records that are missing.
@@ -30,6 +30,11 @@ const VACATE: &str = "if owner == 2 then return owner end \
 
 /// Deletes entities, and removes them from the index.
 const REMOVE: &str = "redis.call('DEL', unpack(KEYS, 2)) redis.call('SREM', KEYS[1], unpack(KEYS, 2)) \
+                      close_if_empty(ARGV[1]) return 1";
+
+/// Removes entities that are gone from the index.
+const UNLIST: &str = "for i = 2, #KEYS do if redis.call('EXISTS', KEYS[i]) == 0 then \
+                      redis.call('SREM', KEYS[1], KEYS[i]) end end \
                       close_if_empty(ARGV[1]) return 1";
 
 /// What the control plane still has of this agent.
@@ -106,11 +111,25 @@ impl Session {
     }
 
     /// Removes entities without an event.
-    pub(super) async fn remove_entities(&self, entities: Vec<String>) -> Result<(), ControlError> {
+    pub(super) async fn remove_entities(&self, ids: &[&str]) -> Result<(), ControlError> {
+        self.run_on_entities(REMOVE, ids).await
+    }
+
+    /// Removes entities from the index that were unregistered. A server of DLSlime knows of none,
+    /// while this agent has listed them whenever it has renewed them.
+    pub(super) async fn unlist_entities(&self, ids: &[&str]) {
+        if let Err(error) = self.run_on_entities(UNLIST, ids).await {
+            tracing::debug!(%error, "entities that are gone stay listed until that expires");
+        }
+    }
+
+    async fn run_on_entities(&self, script: &str, ids: &[&str]) -> Result<(), ControlError> {
         let mut commands = pipe();
-        let command = commands.cmd("EVAL").arg(lease::script(REMOVE));
-        command.arg(1 + entities.len());
-        command.arg(self.keys.entities()).arg(entities);
+        let command = commands.cmd("EVAL").arg(lease::script(script));
+        command.arg(1 + ids.len()).arg(self.keys.entities());
+        for id in ids {
+            command.arg(self.keys.entity(Entity::TYPE, id));
+        }
         command.arg(self.keys.index_name());
         self.store.query::<(u8,)>(&commands).await.map(drop)
     }
