@@ -308,6 +308,30 @@ async fn who_lists_services_or_leaves_looks_at_no_agent_that_has_to_do_with_neit
     assert!(!was_listed("stranger"));
 }
 
+/// As a process leaves it that is killed after it has removed the directory of an agent.
+#[tokio::test]
+async fn names_of_agents_that_are_gone_leave_the_indexes() {
+    let meeting = Meeting::new();
+    let (owner, reader) = (meeting.join("w:0").await, meeting.join("r").await);
+    owner.advertise(service("x")).await.unwrap();
+    reader.set_topology(&["w:0".to_owned()]).await.unwrap();
+    let (advertising, declaring) = (meeting.path(".advertising"), meeting.path(".declaring"));
+    fs::write(advertising.join("ghost"), "").unwrap();
+    fs::write(declaring.join("w:0/ghost"), "").unwrap();
+    fs::create_dir(declaring.join("haunted")).unwrap();
+    fs::write(declaring.join("haunted/ghost"), "").unwrap();
+    meeting.forget_search();
+    owner.heartbeat().await.unwrap();
+    let names = |path: PathBuf| -> Vec<_> {
+        let entries = fs::read_dir(path).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    assert_eq!(names(advertising), ["w:0"]);
+    assert_eq!(names(declaring.join("w:0")), ["r"]);
+    assert_eq!(names(declaring), ["w:0"]);
+    assert_eq!(reader.entities("rpc").await.unwrap(), [service("x")]);
+}
+
 #[tokio::test]
 async fn an_index_that_vanishes_or_is_replaced_is_written_again() {
     let meeting = Meeting::new();

@@ -415,8 +415,28 @@ impl<'a> LockedScope<'a> {
                 }
             }
         }
+        if let Err(error) = self.sweep_indexes() {
+            tracing::warn!(%error, "names of agents that are gone stay in the indexes");
+        }
         // Without it the next search comes earlier. There may be no space.
         let _ = files::write(&swept, &[]);
+        Ok(())
+    }
+
+    /// Removes names of agents that have no directory any more: of a process that was killed while
+    /// it removed one.
+    fn sweep_indexes(&self) -> Result<(), ControlError> {
+        // What stands in the place of that directory may be a link.
+        let declaring = self.path.join(DECLARING);
+        let peers = Index::at(declaring.clone()).names()?;
+        let indexes = peers.iter().map(|peer| Index::at(declaring.join(peer)));
+        for index in indexes.chain([self.advertising()]) {
+            for name in index.names()? {
+                if !is_there(&self.path.join(&name)) {
+                    index.remove(&name)?;
+                }
+            }
+        }
         Ok(())
     }
 
