@@ -31,7 +31,7 @@ fn measure(suite: &Suite, server: &support::NanoCtrl) -> Result<()> {
     let alias = |number: usize| format!("registry:{}", number % count);
     let numbered = || agents.iter().enumerate();
 
-    suite.report.expect(4);
+    suite.report.expect(6);
     let mut step = Step {
         suite,
         count,
@@ -45,6 +45,11 @@ fn measure(suite: &Suite, server: &support::NanoCtrl) -> Result<()> {
         async move { agent.register(registration).await.map(drop) }
     });
     step.run("register", register)?;
+    let declare = numbered().map(|(number, agent)| {
+        let other = [alias(number + 1)];
+        async move { agent.set_topology(&other).await }
+    });
+    step.run("say whom they want to be connected with", declare)?;
     let publish = numbered().map(|(number, agent)| agent.publish("number", json!(number)));
     step.run("publish a record", publish)?;
     let find = numbered().map(|(number, agent)| {
@@ -59,6 +64,7 @@ fn measure(suite: &Suite, server: &support::NanoCtrl) -> Result<()> {
         }
     });
     step.run("find another, and its record", find)?;
+    step.run("renew", agents.iter().map(|agent| agent.heartbeat()))?;
     step.run("leave", numbered().map(|(_, agent)| agent.clean_up()))
 }
 
@@ -77,7 +83,12 @@ impl Step<'_> {
     ) -> Result<()> {
         let (report, count) = (&self.suite.report, self.count);
         report.step(what);
-        let mut commands = || self.redis.as_mut().map(|redis| redis.so_far()).transpose();
+        let mut commands = || -> Result<Option<(f64, u64)>> {
+            let redis = self.redis.as_mut();
+            redis
+                .map(|redis| Ok((redis.cpu()?, redis.so_far()?)))
+                .transpose()
+        };
         let before = (commands()?, Account::of_this_process()?);
         let began = Instant::now();
         self.suite.runtime.block_on(try_join_all(each))?;
@@ -86,9 +97,15 @@ impl Step<'_> {
         let what = format!("{count} agents {what}, in all");
         report.row(&Row::new(what, seconds, Unit::Seconds));
         if let (Some(before), Some(after)) = (before.0, after.0) {
-            // The last question is one itself.
-            let each = after.saturating_sub(before + 1) as f64 / count as f64;
+            // The last two questions are commands themselves.
+            let each = after.1.saturating_sub(before.1 + 2) as f64 / count as f64;
             report.row(&Row::new("  commands to Redis", each, Unit::EachAgent));
+            let cpu = (after.0 - before.0) * 1e3 / count as f64;
+            report.row(&Row::new(
+                "  processor of Redis, an agent",
+                cpu,
+                Unit::Millis,
+            ));
         }
         let cpu = (after.1.cpu - before.1.cpu) * 1e3 / count as f64;
         report.row(&Row::new(

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use slimerpc::control::{ClientTls, Secret};
+use slimerpc::fabric::raise_open_files;
 use slimerpc::nanoctrl::daemon::{
     self, DaemonError, RunningServer, Search, StartOutcome, Stopped, Stranger,
 };
@@ -282,6 +283,11 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn serve(args: ServerArgs) -> Outcome {
     log_to_stdout();
+    // Each agent keeps a connection open. With the usual 1,024 files some agents would wait for
+    // others to leave.
+    if let Err(error) = raise_open_files() {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
     let tls = args.tls.find()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -278,13 +278,13 @@ impl NanoCtrl {
                     });
                 }
                 Err(ControlError::AliasTaken { alias, scope, .. }) => {
-                    match self.evict(&alias, incarnation).await? {
-                        Eviction::Done => {
+                    match self.evict(&alias, incarnation).await {
+                        Ok(Eviction::Done) => {
                             is_taken_over = true;
                             continue;
                         }
-                        Eviction::Overtaken => continue,
-                        Eviction::Refused(holder) => {
+                        Ok(Eviction::Overtaken) => continue,
+                        Ok(Eviction::Refused(holder)) => {
                             let holder = match &*holder {
                                 "" => "another agent",
                                 known => known,
@@ -297,6 +297,8 @@ impl NanoCtrl {
                                 holder,
                             });
                         }
+                        // The server may be busy; the next attempt finds out anew.
+                        Err(error) => error,
                     }
                 }
                 Err(error) => error,
@@ -379,8 +381,7 @@ impl NanoCtrl {
         let probe = session
             .keys
             .region(&session.alias, &session::new_incarnation());
-        let channel = session.keys.entity_events(Entity::TYPE);
-        session.store.check_abilities(&probe, &channel).await?;
+        session.store.check_abilities(&probe).await?;
         session::purge(&session).await?;
         if !session.claim().await? {
             tracing::warn!(alias = session.alias, "the registration vanished at once");

@@ -140,13 +140,20 @@ pub(super) async fn heartbeat(
 pub(super) struct Query {
     #[serde(default)]
     scope: Option<String>,
+    /// Only the agent of this name, if there is one. DLSlime knows no such field.
+    #[serde(default)]
+    name: Option<String>,
 }
 
 pub(super) async fn query(
     app: Data<App>,
     JsonBody(request): JsonBody<Query>,
 ) -> Result<Json<Vec<Agent>>, ApiError> {
-    let rows = app.repository.agents(&keys(&request.scope)).await?;
+    let keys = keys(&request.scope);
+    let rows = match &request.name {
+        Some(name) => app.repository.agent(&keys, name).await?,
+        None => app.repository.agents(&keys).await?,
+    };
     Ok(Json(rows.into_iter().map(Agent::from).collect()))
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::WWW_AUTHENTICATE;
+use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
@@ -11,6 +11,10 @@ use super::address::Unspeakable;
 use super::gate::CHALLENGE;
 use super::repository::RepositoryError;
 use crate::tls::TlsFileError;
+
+/// How long clients should wait before they repeat a request that load was in the way of, in
+/// seconds.
+const RETRY: &str = "1";
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +132,7 @@ impl ResponseError for ApiError {
             }
             Self::TokenMissing | Self::TokenWrong => StatusCode::UNAUTHORIZED,
             Self::RedisAddress(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Repository(error) if error.is_of_load() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Repository(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -141,6 +146,9 @@ impl ResponseError for ApiError {
         }
         if let Self::Repository(error) = self {
             tracing::warn!(%error, "request failed");
+        }
+        if self.status_code() == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((RETRY_AFTER, RETRY));
         }
         if self.status_code() == StatusCode::UNAUTHORIZED {
             response.insert_header((WWW_AUTHENTICATE, CHALLENGE));

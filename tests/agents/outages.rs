@@ -97,6 +97,26 @@ async fn established_channels_outlive_nanoctrl_and_redis_and_newcomers_find_ever
 }
 
 #[actix::test]
+async fn connecting_waits_for_a_nanoctrl_that_is_away() {
+    let mut server = NanoCtrlServer::start();
+    let worker = agent(&server, "worker:0").await;
+    worker.serve(Counter::default()).await.unwrap();
+    let driver = support::agent("driver:0".to_owned())
+        .nanoctrl(server.url())
+        .timeouts(Timeouts::default().connect_timeout(Duration::from_secs(120)));
+    let driver = driver.start().await.unwrap();
+    server.stop();
+    let (counter, ()) = tokio::join!(driver.proxy::<Counter>("worker:0"), async {
+        actix::clock::sleep(Duration::from_millis(500)).await;
+        server.serve();
+    });
+    assert_eq!(counter.unwrap().add(1).await.unwrap(), 1);
+    for agent in [driver, worker] {
+        agent.shutdown().await.unwrap();
+    }
+}
+
+#[actix::test]
 async fn a_control_plane_that_is_not_there_is_reported_within_the_connect_timeout() {
     let within = Duration::from_secs(1);
     let url = format!("http://127.0.0.1:{}", free_port());

@@ -13,6 +13,7 @@ mod folders;
 mod host;
 mod https;
 mod login;
+mod many_agents;
 mod nanoctrl_cli;
 mod nanoctrl_http;
 mod nanoctrl_listing;

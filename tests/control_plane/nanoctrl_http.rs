@@ -183,6 +183,10 @@ fn many_agents_are_listed_and_cleaned_up() {
     pipe.exec(&mut redis).unwrap();
     let agents = fixture.post("/query", "{}").json();
     assert_eq!(agents.as_array().unwrap().len(), 3000);
+    let one = fixture.post("/query", r#"{"name":"w7"}"#).json();
+    assert_eq!(one.as_array().unwrap().len(), 1);
+    assert_eq!(one[0]["name"], "w7");
+    assert_eq!(fixture.post("/query", r#"{"name":"x"}"#).body, "[]");
 
     assert_eq!(
         fixture.post("/cleanup", r#"{"agent_name":"hub"}"#).status,
@@ -339,7 +343,13 @@ fn a_redis_that_does_not_answer_holds_up_no_request_for_long() {
     let fixture = Fixture::new();
     fixture.redis.suspend();
     let asked = Instant::now();
-    assert_eq!(fixture.post("/query", "{}").status, 500);
+    let answer = fixture.post("/query", "{}");
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(
+        answer.body,
+        r#"{"message":"Redis: no answer in time","status":"error"}"#
+    );
     assert!(asked.elapsed() < Duration::from_secs(8));
     fixture.redis.resume();
     let deadline = Instant::now() + Duration::from_secs(5);

@@ -100,6 +100,56 @@ async fn a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not() {
     assert_eq!(refusing.paths(), ["/start_peer_agent"]);
 }
 
+/// It cannot tell who has an alias, and is asked again.
+#[tokio::test]
+async fn an_alias_of_which_a_busy_server_does_not_say_who_has_it_is_tried_again() {
+    let redis = Redis::start();
+    let taken = AtomicBool::new(true);
+    let name = format!(
+        r#"{{"name":"a","redis_address":"127.0.0.1:{}"}}"#,
+        redis.port
+    );
+    let server = FakeHttp::start(move |path| match path {
+        "/start_peer_agent" if taken.swap(false, Ordering::SeqCst) => Some((409, Vec::new())),
+        "/start_peer_agent" => Some((200, name.clone().into())),
+        "/query" => Some((500, Vec::new())),
+        _ => Some((200, br#"{"status":"ok"}"#.to_vec())),
+    });
+    let agent = NanoCtrl::new(&server.url(), "").unwrap();
+    let agent = agent.register_timeout(Duration::from_secs(120));
+    assert_eq!(agent.register(named("a")).await.unwrap(), "a");
+}
+
+/// Nothing is done by a server that is too busy, so whatever agents want of it they ask again.
+#[tokio::test]
+async fn a_busy_server_is_asked_again_until_the_request_timeout() {
+    let left = AtomicU16::new(3);
+    let busy_at_first = FakeHttp::start(move |_| {
+        let is_busy = left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok();
+        Some(match is_busy {
+            true => (503, Vec::new()),
+            false => (200, b"[]".to_vec()),
+        })
+    });
+    let patient = NanoCtrl::new(&busy_at_first.url(), "").unwrap();
+    let patient = patient.request_timeout(Duration::from_secs(120));
+    assert_eq!(patient.list_agents().await.unwrap(), []);
+    assert_eq!(busy_at_first.paths().len(), 4);
+
+    let busy = FakeHttp::start(|_| Some((503, b"too many requests".to_vec())));
+    let patient = NanoCtrl::new(&busy.url(), "").unwrap();
+    let error = patient.list_agents().await.unwrap_err();
+    assert!(
+        matches!(error, ControlError::Refused { status: 503, .. }),
+        "{error}"
+    );
+    assert!(busy.paths().len() > 1);
+}
+
 #[tokio::test]
 async fn a_redis_that_is_not_there_is_reported_in_time_and_the_name_is_given_back() {
     let answer = r#"{"status":"ok","name":"a","redis_address":"127.0.0.1:1"}"#;

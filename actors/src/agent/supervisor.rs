@@ -287,7 +287,8 @@ impl AgentState {
         self.dlslime.set_queue_pairs(&peer, connect.queue_pairs);
         match self.find(&peer, started, timeout, |_| Ok(())).await? {
             Found::Native(..) => {
-                self.declare(&peer).await?;
+                let left = timeout.saturating_sub(started.elapsed());
+                self.declare(&peer, left).await?;
                 if peer == self.alias {
                     return Ok(());
                 }
@@ -296,28 +297,28 @@ impl AgentState {
             }
             Found::Dlslime(record) => {
                 let left = timeout.saturating_sub(started.elapsed());
-                self.declare(&record.alias).await?;
+                self.declare(&record.alias, left).await?;
                 self.dlslime.begin(&record, left).await
             }
         }
     }
 
-    /// Adds `peer` to the peers that this agent wants to be connected with. It reaches itself
-    /// without that.
-    async fn declare(&self, peer: &str) -> Result<(), AgentError> {
+    /// Adds `peer` to the peers that this agent wants to be connected with, within `limit`: a
+    /// control plane that is busy or away may be back by then. It reaches itself without that.
+    async fn declare(&self, peer: &str, limit: Duration) -> Result<(), AgentError> {
         if peer == self.alias || !self.wanted.borrow_mut().insert(peer.to_owned()) {
             return Ok(());
         }
-        let declared = self.declare_wanted().await;
+        let declared = accept::persist(limit, async || self.declare_wanted().await).await;
         if declared.is_err() {
             self.wanted.borrow_mut().remove(peer);
         }
-        declared
+        Ok(declared?)
     }
 
-    async fn declare_wanted(&self) -> Result<(), AgentError> {
+    async fn declare_wanted(&self) -> Result<(), ControlError> {
         let peers: Vec<_> = self.wanted.borrow().iter().cloned().collect();
-        Ok(self.control().set_topology(&peers).await?)
+        self.control().set_topology(&peers).await
     }
 
     async fn read_mail(self: Rc<Self>) {

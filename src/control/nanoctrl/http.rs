@@ -5,9 +5,11 @@ use std::{error::Error, io, time::Duration};
 use reqwest::{StatusCode, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::client_tls::ClientTls;
 use super::http_client::HttpClient;
+use crate::backoff::Backoff;
 use crate::control::{ControlError, Entity, PeerRecord, Registration, Secret};
 use crate::fabric::SystemLimit;
 
@@ -16,6 +18,11 @@ const LONGEST_ANSWER: usize = 16 << 20;
 
 /// Longest part of an error's body that is reported.
 const LONGEST_EXCERPT: usize = 300;
+
+/// Pauses before a busy server is asked again, with jitter: those that it had no time for must not
+/// return at the same moment.
+const BUSY: Backoff =
+    Backoff::doubling(Duration::from_millis(100), Duration::from_secs(1)).with_jitter(0.5);
 
 /// Answer to `/start_peer_agent`.
 #[derive(Debug, Deserialize)]
@@ -185,7 +192,8 @@ impl Http {
 
     /// The registered agent `alias`, if there is one.
     pub(super) async fn holder(&self, alias: &str) -> Result<Option<Holder>, ControlError> {
-        let agents = self.listed().await?;
+        let agents = self.listed(json!({"name": alias})).await?;
+        // A server of DLSlime lists all.
         let agent = agents.into_iter().find(|agent| agent.name == alias);
         Ok(agent.map(|agent| Holder {
             resource: agent.resource,
@@ -195,13 +203,13 @@ impl Http {
 
     /// The registered agents.
     pub(super) async fn agents(&self) -> Result<Vec<PeerRecord>, ControlError> {
-        let agents = self.listed().await?;
+        let agents = self.listed(json!({})).await?;
         Ok(agents.into_iter().map(PeerRecord::from).collect())
     }
 
-    /// The registered agents; malformed descriptions are skipped.
-    async fn listed(&self) -> Result<Vec<Listed>, ControlError> {
-        let listed: Vec<Value> = self.ask(&["query"], json!({})).await?;
+    /// The registered agents that a query asks for; malformed descriptions are skipped.
+    async fn listed(&self, query: Value) -> Result<Vec<Listed>, ControlError> {
+        let listed: Vec<Value> = self.ask(&["query"], query).await?;
         let read = |agent| match Listed::deserialize(&agent) {
             Ok(agent) => Some(agent),
             Err(error) => {
@@ -291,12 +299,29 @@ impl Http {
         }
     }
 
+    /// POSTs what may be done twice, until the server is not too busy for it or the time is over.
     async fn ask<T: DeserializeOwned>(
         &self,
         path: &[&str],
         body: Value,
     ) -> Result<T, ControlError> {
-        self.post(path, body, self.timeout).await
+        let (started, mut pauses, mut busy) = (Instant::now(), BUSY.pauses(), None);
+        loop {
+            let left = self.timeout.saturating_sub(started.elapsed());
+            let error = match self.post(path, body.clone(), left).await {
+                Err(error) => error,
+                answer => return answer,
+            };
+            let pause = pauses.take();
+            let has_time = self.timeout.saturating_sub(started.elapsed()) > pause;
+            match error {
+                ControlError::Refused { status: 503, .. } if has_time => busy = Some(error),
+                // That the server is busy says more than that the rest of the time was not enough.
+                ControlError::Timeout { .. } => return Err(busy.unwrap_or(error)),
+                error => return Err(error),
+            }
+            sleep(pause).await;
+        }
     }
 
     /// POSTs `body` with the scope added, and reads the answer as `T`.

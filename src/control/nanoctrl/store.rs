@@ -12,7 +12,8 @@ use redis::{
 };
 
 use super::{access::Access, address::Address};
-use crate::control::{ControlError, abilities, eviction, failover};
+use crate::control::abilities::Needs;
+use crate::control::{ControlError, eviction, failover};
 
 /// Redis, at the address that NanoCtrl names, unless the settings name another.
 #[derive(Debug)]
@@ -134,28 +135,16 @@ impl Store {
         self.link().epoch
     }
 
-    /// Refuses a Redis that lacks something that agents need; `key` must not exist. A missing right
-    /// to listen to `channel` is only logged: an agent that follows no services does not need it.
-    pub(super) async fn check_abilities(
-        &self,
-        key: &str,
-        channel: &str,
-    ) -> Result<(), ControlError> {
-        let answers: Vec<redis::Value> = self.query(&abilities::probe(key)).await?;
-        if let Some(lacking) = abilities::lacking(&answers) {
-            return Err(ControlError::RedisUnfit {
+    /// Refuses a Redis that lacks something that agents need; `key` must not exist.
+    pub(super) async fn check_abilities(&self, key: &str) -> Result<(), ControlError> {
+        let answers: Vec<redis::Value> = self.query(&Needs::Agent.probe(key)).await?;
+        match Needs::Agent.lacking(&answers) {
+            Some(lacking) => Err(ControlError::RedisUnfit {
                 address: self.address(),
                 lacking,
-            });
+            }),
+            None => Ok(()),
         }
-        match self.subscribe(channel).await {
-            Err(error @ ControlError::RedisLogin { .. }) => {
-                tracing::warn!(channel, %error, "services cannot be followed: Redis does not let its user SUBSCRIBE");
-            }
-            Err(error) => tracing::debug!(channel, %error, "cannot listen"),
-            Ok(_) => {}
-        }
-        Ok(())
     }
 
     /// Runs commands and reads their answers as a tuple. A dead connection is replaced, and so is

@@ -112,6 +112,23 @@ impl Repository {
         .await
     }
 
+    /// The agent of that name in a scope, if there is one.
+    pub(in crate::nanoctrl) async fn agent(
+        &self,
+        keys: &Keys,
+        name: &str,
+    ) -> Result<Vec<AgentRow>, RepositoryError> {
+        let (index, names) = (Index::agents(keys), [name.as_bytes().to_vec()]);
+        self.run(async |mut redis| {
+            let found = read_fields(&mut redis, &index, &names).await?;
+            let rows = found.into_iter().zip(&names);
+            Ok(rows
+                .filter_map(|(fields, name)| row(name, fields))
+                .collect())
+        })
+        .await
+    }
+
     /// The agents of a scope.
     pub(in crate::nanoctrl) async fn agents(
         &self,

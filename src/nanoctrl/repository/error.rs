@@ -11,8 +11,10 @@ pub(in crate::nanoctrl) enum RepositoryError {
     Redis(RedisError),
     /// Redis lacks something that is needed, or does not allow it.
     Unfit(String),
-    /// Redis took too long.
+    /// Redis took too long. What was asked may have been done, or may be done yet.
     Slow,
+    /// So many requests were before this one that its turn did not come. Nothing was done.
+    Busy,
     /// Others changed the same keys again and again.
     Contention,
 }
@@ -22,11 +24,19 @@ impl RepositoryError {
     pub(in crate::nanoctrl) fn is_wrong_type(&self) -> bool {
         matches!(self, Self::Redis(error) if error.code() == Some("WRONGTYPE"))
     }
+
+    /// Whether it passes when others have been served: the same request may succeed a moment later.
+    pub(in crate::nanoctrl) fn is_of_load(&self) -> bool {
+        matches!(self, Self::Slow | Self::Busy | Self::Contention)
+    }
 }
 
 impl From<RedisError> for RepositoryError {
     fn from(error: RedisError) -> Self {
-        Self::Redis(error)
+        match error.is_timeout() {
+            true => Self::Slow,
+            false => Self::Redis(error),
+        }
     }
 }
 
@@ -39,6 +49,7 @@ impl fmt::Display for RepositoryError {
             Self::Redis(error) => f.write_str(&describe(error)),
             Self::Unfit(lacking) => f.write_str(lacking),
             Self::Slow => f.write_str("no answer in time"),
+            Self::Busy => f.write_str("too many requests at once, try again"),
             Self::Contention => f.write_str("the keys keep changing, try again"),
         }
     }

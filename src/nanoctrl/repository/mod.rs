@@ -20,14 +20,17 @@ use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{AsyncCommands, Client, RedisResult, Script, Value};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 pub(super) use agents::{AgentName, AgentRow};
 pub(super) use entities::Entity;
 pub(super) use error::RepositoryError;
 pub(super) use topology::Spec;
 
+use crate::control::abilities::Needs;
 use crate::control::keys::Keys;
-use crate::control::{abilities, eviction, failover, lease};
+use crate::control::{eviction, failover, lease};
 use crate::unique::unique;
 
 /// Most keys or values in one command.
@@ -39,6 +42,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Most requests that ask Redis at once; further ones wait for their turn. All share a connection,
+/// on which a command waits for those before it, and that counts as time that Redis takes. Without
+/// a bound, a thousand agents that come at once make each other's commands late.
+const TURNS: usize = 64;
+
+/// How long a request waits for its turn: less than clients wait for an answer.
+const TURN_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// For how long a connection that has answered counts as alive: less than Redis needs to restart.
+const ALIVE: Duration = Duration::from_millis(10);
+
 /// How long a request is repeated while the Redis that it finds is no master, or not ready.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -46,7 +60,15 @@ const FAILOVER_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub(super) struct Repository {
     client: Client,
-    connection: Arc<Mutex<Option<ConnectionManager>>>,
+    connection: Arc<Mutex<Option<Connected>>>,
+    turns: Arc<Semaphore>,
+}
+
+/// A connection, and when it answered last.
+#[derive(Clone)]
+struct Connected {
+    connection: ConnectionManager,
+    answered: Instant,
 }
 
 impl Repository {
@@ -55,11 +77,12 @@ impl Repository {
         let repository = Self {
             client,
             connection: Arc::default(),
+            turns: Arc::new(Semaphore::new(TURNS)),
         };
-        let probe = abilities::probe(&format!("nano_meta:probe:{:016x}", unique()));
+        let probe = Needs::Server.probe(&format!("nano_meta:probe:{:016x}", unique()));
         let check = async |mut redis: ConnectionManager| {
             let answers: Vec<Value> = probe.query_async(&mut redis).await?;
-            match abilities::lacking(&answers) {
+            match Needs::Server.lacking(&answers) {
                 Some(lacking) => Err(RepositoryError::Unfit(lacking)),
                 None => Ok(()),
             }
@@ -71,8 +94,9 @@ impl Repository {
         Ok(repository)
     }
 
-    /// Does `work` on a connection that was alive a moment ago, within [`REQUEST_TIMEOUT`]. A Redis
-    /// that turns out not to be the master has done nothing, so another one is tried.
+    /// Does `work` on a connection that was alive a moment ago, in turn with other requests and
+    /// then within [`REQUEST_TIMEOUT`]. A Redis that turns out not to be the master has done
+    /// nothing, so another one is tried.
     async fn run<T>(
         &self,
         work: impl AsyncFn(ConnectionManager) -> Result<T, RepositoryError>,
@@ -94,9 +118,10 @@ impl Repository {
                 tokio::time::sleep(pause).await;
             }
         };
-        tokio::time::timeout(REQUEST_TIMEOUT, insist)
-            .await
-            .map_err(|_| RepositoryError::Slow)?
+        let turn = timeout(TURN_TIMEOUT, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_| RepositoryError::Busy)?;
+        let done = timeout(REQUEST_TIMEOUT, insist).await;
+        done.map_err(|_| RepositoryError::Slow)?
     }
 
     async fn attempt<T>(
@@ -107,14 +132,26 @@ impl Repository {
     }
 
     /// The manager reconnects only after a command has failed. Let that be a PING, which may be
-    /// repeated, and not a registration, which may not.
+    /// repeated, and not a registration, which may not. Requests that come together share one.
     async fn live_connection(&self) -> RedisResult<ConnectionManager> {
         let found = self.connection().clone();
-        let Some(mut connection) = found else {
+        let Some(Connected {
+            mut connection,
+            answered,
+        }) = found
+        else {
             return self.open().await;
         };
+        if answered.elapsed() < ALIVE {
+            return Ok(connection);
+        }
+        let mut asked = Instant::now();
         if connection.ping::<()>().await.is_err() {
+            asked = Instant::now();
             connection.ping::<()>().await?;
+        }
+        if let Some(connected) = &mut *self.connection() {
+            connected.answered = connected.answered.max(asked);
         }
         Ok(connection)
     }
@@ -127,13 +164,17 @@ impl Repository {
             .set_number_of_retries(0);
         let mut connection =
             ConnectionManager::new_with_config(self.client.clone(), config).await?;
+        let asked = Instant::now();
         failover::check_master(&mut connection).await?;
-        *self.connection() = Some(connection.clone());
+        *self.connection() = Some(Connected {
+            connection: connection.clone(),
+            answered: asked,
+        });
         Ok(connection)
     }
 
     /// Never held across an await; a poisoned lock is still good, as no change can panic half-way.
-    fn connection(&self) -> std::sync::MutexGuard<'_, Option<ConnectionManager>> {
+    fn connection(&self) -> std::sync::MutexGuard<'_, Option<Connected>> {
         self.connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -205,4 +246,50 @@ fn now() -> Duration {
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+    use support::Redis;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_requests_ask_redis_at_once_than_there_are_turns() {
+        let redis = Redis::start();
+        let client = Client::open(redis.url()).unwrap();
+        let repository = Repository::connect(client, "").await.unwrap();
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let ask = || {
+            repository.run(async |_| {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                sleep(Duration::from_millis(1)).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            })
+        };
+        let asked = join_all((0..5 * TURNS).map(|_| ask())).await;
+        assert!(asked.iter().any(Result::is_ok));
+        // On a slow machine some may wait in vain.
+        let are_told =
+            |answer: &Result<_, _>| matches!(answer, Ok(()) | Err(RepositoryError::Busy));
+        assert!(asked.iter().all(are_told), "{asked:?}");
+        assert_eq!(most.into_inner(), TURNS);
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_turn_does_not_come_is_told_in_time_and_does_nothing() {
+        let redis = Redis::start();
+        let client = Client::open(redis.url()).unwrap();
+        let repository = Repository::connect(client, "").await.unwrap();
+        let all = repository.turns.acquire_many(TURNS as u32).await.unwrap();
+        let asked = repository.run::<()>(async |_| panic!("it is not its turn"));
+        assert!(matches!(asked.await, Err(RepositoryError::Busy)));
+        drop(all);
+    }
 }

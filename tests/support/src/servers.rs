@@ -93,6 +93,22 @@ impl Drop for Server {
     }
 }
 
+/// The same command, with so many files that it may have open until it raises that limit.
+fn with_files(command: &Command, limit: u32) -> Command {
+    let mut limited = tied("prlimit");
+    limited.arg(format!("--nofile={limit}:"));
+    // What it runs is tied already.
+    limited.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited.stderr(Stdio::null());
+    limited
+}
+
 /// A command for a process that the system kills when the thread that started it ends, however that
 /// ends.
 fn tied(program: impl AsRef<OsStr>) -> Command {
@@ -241,6 +257,7 @@ fn redis_command(port: u16) -> Command {
 #[derive(Debug)]
 pub struct NanoCtrlServer {
     server: Option<Server>,
+    files: Option<u32>,
     /// Where it keeps what it knows.
     pub redis: Redis,
     /// Where it listens, on 127.0.0.1.
@@ -250,10 +267,21 @@ pub struct NanoCtrlServer {
 impl NanoCtrlServer {
     /// Starts both; a port that somebody else took meanwhile is tried again.
     pub fn start() -> Self {
+        Self::prepare().started()
+    }
+
+    /// Starts both, the server with so many files that it may have open until it raises that limit.
+    pub fn start_with_files(limit: u32) -> Self {
         let mut nanoctrl = Self::prepare();
+        nanoctrl.files = Some(limit);
+        nanoctrl.started()
+    }
+
+    fn started(mut self) -> Self {
+        let nanoctrl = &mut self;
         for _ in 0..5 {
             if nanoctrl.try_serve() {
-                return nanoctrl;
+                return self;
             }
             nanoctrl.port = free_port();
         }
@@ -264,6 +292,7 @@ impl NanoCtrlServer {
     pub fn prepare() -> Self {
         Self {
             server: None,
+            files: None,
             redis: Redis::start(),
             port: free_port(),
         }
@@ -275,7 +304,12 @@ impl NanoCtrlServer {
     }
 
     fn try_serve(&mut self) -> bool {
-        self.server = Server::start(nanoctrl_command(self.port, &self.redis.url()), self.port);
+        let command = nanoctrl_command(self.port, &self.redis.url());
+        let command = match self.files {
+            Some(limit) => with_files(&command, limit),
+            None => command,
+        };
+        self.server = Server::start(command, self.port);
         self.server.is_some()
     }
 

@@ -198,7 +198,7 @@ pub(super) fn check_life(meant: u64, found: u64, wire_version: u32) -> Result<()
 /// Sends until that succeeds, fails for good, or has been tried for so long. A limit of the system
 /// passes when callers that were refused for it give back what they took, and a control plane that
 /// is away or busy comes back: whoever is not answered waits out its time.
-async fn persist(
+pub(super) async fn persist(
     limit: Duration,
     send: impl AsyncFn() -> Result<(), ControlError>,
 ) -> Result<(), ControlError> {

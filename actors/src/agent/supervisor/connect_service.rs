@@ -66,7 +66,8 @@ impl AgentState {
                         started,
                         limit: request.timeout,
                     };
-                    let declare = async || self.declare(&request.peer).await;
+                    let left = request.timeout.saturating_sub(started.elapsed());
+                    let declare = async || self.declare(&request.peer, left).await;
                     let channel = self.dlslime.call(attempt, declare).await?;
                     return Ok(ConnectedService {
                         serial: channel,
@@ -76,7 +77,8 @@ impl AgentState {
                     });
                 }
             };
-            self.declare(&request.peer).await?;
+            let left = request.timeout.saturating_sub(started.elapsed());
+            self.declare(&request.peer, left).await?;
             let opened = tokio::select! {
                 opened = self.open_all(&request, &theirs, &table, link, started) => opened,
                 // Another incarnation has taken over: the one that was asked no longer answers, or
