@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::pair::{Devices, PairEnd, Shape, connect, poll};
 use crate::fabric::{
-    CompletionStatus, FabricError, Operation, Payload, RecvRequest, RemoteSlice, SendRequest,
+    CompletionStatus, FabricError, Operation, Payload, RecvRequest, RemoteSlice, RetryPolicy,
+    SendRequest,
 };
 
 const NOWHERE: RemoteSlice = RemoteSlice { addr: 0, rkey: 0 };
@@ -137,6 +138,60 @@ pub(super) fn one_completion_queue_serves_many_queue_pairs(devices: &Devices) {
         next[index] += 1;
     }
     assert_eq!(next, [MESSAGES; PAIRS]);
+}
+
+/// The receives of a queue pair are its own: no peer can use up those of another, whatever it sends
+/// and however long nobody polls.
+pub(super) fn who_uses_up_its_receives_stops_nobody_else(devices: &Devices) {
+    let shape = Shape {
+        receives: 16,
+        retry: RetryPolicy {
+            rnr_retry: 7,
+            ..RetryPolicy::default()
+        },
+        ..Shape::default()
+    };
+    let (cq, mut poller) = devices
+        .b
+        .create_completion_queue(2 * (shape.sends + shape.receives))
+        .expect("a completion queue");
+    let mut servers = [(); 2].map(|()| PairEnd::queue_pair(&devices.b, shape, &cq).0);
+    let mut clients = [(); 2].map(|()| PairEnd::new(&devices.a, shape));
+    for (server, client) in servers.iter_mut().zip(&mut clients) {
+        server
+            .post_recvs(RecvRequest { wr_id: 7 }, shape.receives)
+            .expect("post_recvs");
+        connect(&mut **server, &*client.qp);
+        connect(&mut *client.qp, &**server);
+    }
+    let [greedy, other] = &mut clients;
+    // More than both have together.
+    for imm in 0..40 {
+        let message = Operation::WriteWithImm(imm);
+        greedy.send(imm.into(), message, Payload::Inline(&[]), NOWHERE);
+    }
+    let message = Operation::WriteWithImm(100);
+    other.send(100, message, Payload::Inline(&[]), NOWHERE);
+    let came = poll(&mut *poller, 17);
+    let imms_at = |server: usize| {
+        let at_it = came
+            .iter()
+            .filter(|it| it.qp_num == servers[server].number());
+        at_it.map(|it| it.imm).collect::<Vec<_>>()
+    };
+    assert_eq!(imms_at(0), (0..16).map(Some).collect::<Vec<_>>());
+    assert_eq!(imms_at(1), [Some(100)]);
+    other.succeed(1);
+    // What waited is not lost.
+    for (receives, imms) in [(16, 16..32), (8, 32..40)] {
+        servers[0]
+            .post_recvs(RecvRequest { wr_id: 8 }, receives)
+            .expect("post_recvs");
+        let came = poll(&mut *poller, receives as usize);
+        let came: Vec<_> = came.iter().map(|it| it.imm).collect();
+        assert_eq!(came, imms.map(Some).collect::<Vec<_>>());
+    }
+    greedy.succeed(40);
 }
 
 pub(super) fn what_came_before_an_error_is_no_failure(devices: &Devices) {

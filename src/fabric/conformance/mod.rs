@@ -78,7 +78,8 @@ cases! {
         what_is_made_in_place_arrives;
     completions: unsignalled_sends_complete_silently, a_full_send_queue_says_so_and_has_room_after_polling,
         a_full_receive_queue_says_so, one_completion_queue_serves_many_queue_pairs,
-        what_came_before_an_error_is_no_failure, many_receives_are_posted_at_once, many_sends_are_posted_at_once;
+        who_uses_up_its_receives_stops_nobody_else, what_came_before_an_error_is_no_failure,
+        many_receives_are_posted_at_once, many_sends_are_posted_at_once;
     at_once: a_message_written_now_follows_those_posted_and_completes_at_the_peer,
         what_cannot_be_written_now_is_not_written_at_all;
     errors: a_bad_remote_key_puts_both_ends_in_error, every_remote_refusal_is_a_remote_access_error,
