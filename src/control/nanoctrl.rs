@@ -487,8 +487,9 @@ impl Control for NanoCtrl {
     async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError> {
         let session = self.life.current()?;
         session.set_topology(peers);
-        self.renewal().check_owner(&session).await?;
-        self.http.set_topology(&session.alias, peers).await
+        let renewal = self.renewal();
+        renewal.check_owner(&session).await?;
+        renewal.declare(&session).await
     }
 
     async fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError> {

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 const COUNT: usize = 1000;
 /// Fewer files than agents, as a server may have open that was started in a shell.
 const FILES: u32 = 256;
-/// Nobody may fail, however slow the machine is.
+/// Nobody may fail because the machine is slow.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Longer than the server waits for Redis, or lets a request wait for its turn.
 const STALL: Duration = Duration::from_secs(5);

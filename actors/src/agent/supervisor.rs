@@ -41,7 +41,7 @@ use slimerpc::unique::unique;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::{broadcast, oneshot};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::agent::builder::Settings;
 use crate::agent::handshake::Handshake;
@@ -309,11 +309,16 @@ impl AgentState {
         if peer == self.alias || !self.wanted.borrow_mut().insert(peer.to_owned()) {
             return Ok(());
         }
-        let declared = accept::persist(limit, async || self.declare_wanted().await).await;
+        let started = Instant::now();
+        let declare = accept::persist(limit, async || self.declare_wanted().await);
+        let declared = match timeout(limit.max(FIRST_LOOK), declare).await {
+            Ok(declared) => declared.map_err(AgentError::from),
+            Err(_) => Err(AgentError::timed_out(peer, started)),
+        };
         if declared.is_err() {
             self.wanted.borrow_mut().remove(peer);
         }
-        Ok(declared?)
+        declared
     }
 
     async fn declare_wanted(&self) -> Result<(), ControlError> {

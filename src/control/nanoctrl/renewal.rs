@@ -146,16 +146,14 @@ impl Renewal {
     /// registered.
     async fn bring_back(&self, session: &Session, renewed: Renewed) -> Result<(), ControlError> {
         session.publish_lost(&renewed.lost).await?;
-        match session.topology() {
-            Some(peers) if renewed.is_topology_lost => {
-                tracing::warn!(
-                    alias = session.alias,
-                    "Redis has lost our topology; declaring it again"
-                );
-                self.http.set_topology(&session.alias, &peers).await
-            }
-            _ => Ok(()),
+        if renewed.is_topology_lost && session.topology().is_some() {
+            tracing::warn!(
+                alias = session.alias,
+                "Redis has lost our topology; declaring it again"
+            );
+            self.declare(session).await?;
         }
+        Ok(())
     }
 
     /// The server reaches Redis and this agent does not: Redis may have moved with its data.
@@ -201,10 +199,19 @@ impl Renewal {
         self.state.is_rejoining.store(false, Ordering::SeqCst);
         self.state.is_displaced.store(false, Ordering::SeqCst);
         session.publish_all().await?;
-        match session.topology() {
-            Some(peers) => self.http.set_topology(&session.alias, &peers).await,
-            None => Ok(()),
+        self.declare(session).await
+    }
+
+    /// Declares the peers that this agent wants, if it has said which: once more if that has
+    /// changed meanwhile, as a request that was repeated may have come behind a later one.
+    pub(super) async fn declare(&self, session: &Session) -> Result<(), ControlError> {
+        while let Some(peers) = session.topology() {
+            self.http.set_topology(&session.alias, &peers).await?;
+            if session.topology() == Some(peers) {
+                break;
+            }
         }
+        Ok(())
     }
 
     /// Returns whether the name belongs to another, as far as Redis knows now. A registration

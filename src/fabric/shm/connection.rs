@@ -19,7 +19,7 @@ use super::remote_regions::PlacedRegion;
 use super::sender::{Executed, Need, Progress, Sender};
 use crate::fabric::{
     Completion, CompletionStatus, FabricError, QueuePairAddress, QueuePairInit, QueuePairState,
-    RemoteSlice, RetryPolicy, SendRequest,
+    RemoteSlice, RetryPolicy, SendRequest, SystemLimit,
 };
 
 /// One end of a connection.
@@ -156,14 +156,23 @@ impl Connection {
     }
 
     /// Says hello over the link that is used of two that were crossed, or over a new one. Returns
-    /// whether it is too early for that.
+    /// whether that has to wait.
     pub(super) fn ask_elsewhere(self: &Arc<Self>, port: &PortState) -> io::Result<bool> {
         let mut links = self.links();
         match (self.state(), self.remote.get()) {
             (QueuePairState::Rtr | QueuePairState::Rts, Some(remote)) => {
-                links.outgoing = Some(port.link(remote.gid, self)?);
-                drop(links);
-                self.say_hello().map(|()| false)
+                match port.link(remote.gid, self) {
+                    Ok(link) => links.outgoing = Some(link),
+                    // It may have what it takes later.
+                    Err(error)
+                        if SystemLimit::of(&error).is_some()
+                            || error.kind() == io::ErrorKind::WouldBlock =>
+                    {
+                        return Ok(true);
+                    }
+                    Err(error) => return Err(error),
+                }
+                self.say_hello_over(&links).map(|()| false)
             }
             (QueuePairState::Error, _) => Err(io::ErrorKind::ConnectionAborted.into()),
             _ => Ok(true),
@@ -172,8 +181,11 @@ impl Connection {
 
     /// Says hello to the peer, or leaves that to [`ask_elsewhere`](Self::ask_elsewhere).
     pub(super) fn say_hello(&self) -> io::Result<()> {
-        // Held meanwhile, so that a goodbye comes behind it.
-        let links = self.links();
+        self.say_hello_over(&self.links())
+    }
+
+    /// The links are held meanwhile, so that a goodbye comes behind it.
+    fn say_hello_over(&self, links: &ConnectionLinks) -> io::Result<()> {
         let (Some(link), Some(remote)) = (&links.outgoing, self.remote.get()) else {
             return match links.reserve {
                 Some(_) => Ok(()),
@@ -267,8 +279,11 @@ impl Connection {
 
     fn advance(&self, sender: &mut Sender, now: Instant) -> Option<Instant> {
         let is_behind = || {
-            let link = self.links().outgoing.clone();
-            link.is_some_and(|link| link.is_behind())
+            let links = self.links();
+            let is_crossed = links.outgoing.is_none() && links.reserve.is_some();
+            let link = links.outgoing.clone();
+            drop(links);
+            is_crossed || link.is_some_and(|link| link.is_behind())
         };
         let done = |executed| self.complete(executed);
         match sender.progress(&self.keys, now, is_behind, done) {
@@ -325,6 +340,8 @@ impl Connection {
     ) -> bool {
         let mut sender = self.sender.lock();
         let understood = match answer {
+            // It has asked twice, over a link that it has left and over this one.
+            Message::Welcome(_) if self.links().reserve.is_none() => true,
             Message::Welcome(welcome) => {
                 let welcomed = match <[_; 2]>::try_from(lots) {
                     Ok(lots) => {

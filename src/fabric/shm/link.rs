@@ -38,6 +38,9 @@ pub(super) struct Link {
     /// The port at the other end.
     peer: Gid,
     is_dialled: bool,
+    /// Whether the peer has said something on it: it has been accepted then, and is no link that
+    /// crosses a later one.
+    was_heard: AtomicBool,
     /// The links of the port.
     links: Weak<Links>,
     /// `None` once it has ended.
@@ -131,9 +134,10 @@ impl Links {
         if peer != self.gid && link.is_of_its_peer() {
             match lock(&self.by_peer).entry(peer) {
                 Entry::Vacant(entry) => drop(entry.insert(link.clone())),
-                Entry::Occupied(entry) if !entry.get().is_dialled => {}
-                Entry::Occupied(_) if self.gid.0 > peer.0 => return None,
-                // The peer refuses that one.
+                Entry::Occupied(entry) if entry.get().crosses() && self.gid.0 > peer.0 => {
+                    return None;
+                }
+                // The peer refuses that one, or has left it.
                 Entry::Occupied(mut entry) => drop(entry.insert(link.clone())),
             }
         }
@@ -152,6 +156,7 @@ impl Link {
             socket,
             peer,
             is_dialled,
+            was_heard: AtomicBool::new(false),
             links: Arc::downgrade(links),
             users: Mutex::new(Some(Users::default())),
             bells: Mutex::default(),
@@ -176,6 +181,16 @@ impl Link {
     /// Whether this end has dialled.
     pub(super) fn is_dialled(&self) -> bool {
         self.is_dialled
+    }
+
+    /// Notes that the peer has said something on it.
+    pub(super) fn heard(&self) {
+        self.was_heard.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this end has dialled, and the peer, as far as is known, has yet to accept that.
+    fn crosses(&self) -> bool {
+        self.is_dialled && !self.was_heard.load(Ordering::Relaxed)
     }
 
     /// The socket, for the port's thread.

@@ -330,9 +330,9 @@ impl Routine {
             // Before those who try again and again take what is free for a moment.
             self.spare.refill();
             self.end_strangers(now, false);
-            self.look_after_stalled(now);
             self.say_hello_again(now);
             self.ask_elsewhere(now);
+            self.look_after_stalled(now);
             if self.pausing.take_if(|until| *until <= now).is_some() {
                 self.resume();
             }
@@ -380,7 +380,13 @@ impl Routine {
         for _ in 0..MAX_ACCEPTED {
             match control_socket::accept(&self.listener) {
                 Ok(None) => return,
-                Ok(Some(link)) => self.admit(link, now),
+                Ok(Some(link)) => {
+                    let token = self.next_token;
+                    self.admit(link, now);
+                    // Who dials says at once who it is: it is known before anything is heard on a
+                    // link that this one crosses.
+                    self.hear(token);
+                }
                 // The dialling peer has given up.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -610,6 +616,7 @@ impl Routine {
             Role::Stranger => return self.introduced(token, &socket, &message),
             Role::Unused => return true,
         };
+        link.heard();
         match message {
             Message::Welcome(Welcome { to, .. })
             | Message::Region { to, .. }

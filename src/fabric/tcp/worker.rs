@@ -557,11 +557,11 @@ impl Routine {
         };
         match connection.state() {
             QueuePairState::Reset | QueuePairState::Init => {
+                self.set_role(token, Role::Waiting(*hello));
                 let others = self.waiting.insert(hello.to_qp, token);
                 if let Some(other) = others.filter(|other| *other != token) {
                     self.remove(other, "another came for the same queue pair".into());
                 }
-                self.set_role(token, Role::Waiting(*hello));
                 if let Some(link) = self.pending.get_mut(&token) {
                     link.until = None;
                 }

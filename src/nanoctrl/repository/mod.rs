@@ -95,8 +95,8 @@ impl Repository {
         Ok(repository)
     }
 
-    /// Does `work` on a connection that was alive a moment ago, in turn with other requests and
-    /// then within [`REQUEST_TIMEOUT`]. A Redis that turns out not to be the master has done
+    /// Does `work` on a connection that was alive a moment ago, in turn with other requests, all
+    /// within [`REQUEST_TIMEOUT`]. A Redis that turns out not to be the master has done
     /// nothing, so another one is tried.
     async fn run<T>(
         &self,
@@ -119,9 +119,11 @@ impl Repository {
                 tokio::time::sleep(pause).await;
             }
         };
+        let came = Instant::now();
         let turn = timeout(TURN_TIMEOUT, self.turns.acquire()).await;
         let _turn = turn.map_err(|_| RepositoryError::Busy)?;
-        let done = timeout(REQUEST_TIMEOUT, insist).await;
+        let left = REQUEST_TIMEOUT.saturating_sub(came.elapsed());
+        let done = timeout(left, insist).await;
         done.map_err(|_| RepositoryError::Slow)?
     }
 
