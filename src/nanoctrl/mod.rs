@@ -40,8 +40,9 @@
 //!   Counters start anew when nobody is left in a scope.
 //! - A generated name is a free one. An entity does not take the key of something else (409), and
 //!   is removed by its own type and id.
-//! - Requests take turns at Redis. One whose turn does not come within 4 s, or that Redis does not
-//!   answer in time, is answered 503 with `Retry-After`, and not 500: native agents ask again.
+//! - Requests take turns at Redis. One whose turn does not come within 4 s, that Redis does not
+//!   answer in time, or whose keys others change again and again, is answered 503 with
+//!   `Retry-After`, and not 500: native agents ask again.
 //! - `POST /query` with a `name` lists that agent alone.
 //! - `POST /list_scopes` returns the scopes in which something is registered.
 //! - With a token ([`Config::token`]) every route but `/` answers 401 to requests without it as

@@ -750,6 +750,21 @@ fn a_dial_that_crosses_a_link_in_use_is_refused() {
     errs(&*qp);
 }
 
+/// A peer that has said something on our link has accepted that. If it dials all the same, it cannot
+/// ask over ours: it may take us for somebody else, as from another PID namespace.
+#[test]
+fn a_dial_beside_a_link_that_was_heard_is_accepted() {
+    let (device, peer) = (open(), Impostor::that_yields());
+    let _qp = peer.lure(&device);
+    let ours = peer.accept();
+    hello_on(&ours);
+    ours.send(&HELLO, &[]).expect("room");
+    refused(&ours);
+    let theirs = peer.dial(&device);
+    theirs.send(&HELLO, &[]).expect("room");
+    refused(&theirs);
+}
+
 /// Each of two ports that dial each other at once reaches the other.
 #[test]
 fn ports_that_dial_each_other_at_once_are_connected() {
