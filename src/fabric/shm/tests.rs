@@ -750,8 +750,8 @@ fn a_dial_that_crosses_a_link_in_use_is_refused() {
     errs(&*qp);
 }
 
-/// A peer that has said something on our link has accepted that. If it dials all the same, it cannot
-/// ask over ours: it may take us for somebody else, as from another PID namespace.
+/// A peer that has said something on our link has accepted that. If it dials all the same, it
+/// cannot ask over ours: it may take us for somebody else, as from another PID namespace.
 #[test]
 fn a_dial_beside_a_link_that_was_heard_is_accepted() {
     let (device, peer) = (open(), Impostor::that_yields());
