@@ -285,10 +285,10 @@ impl AgentState {
         let started = Instant::now();
         let Connect { peer, timeout, .. } = connect;
         self.dlslime.set_queue_pairs(&peer, connect.queue_pairs);
+        let left = || timeout.saturating_sub(started.elapsed());
         match self.find(&peer, started, timeout, |_| Ok(())).await? {
             Found::Native(..) => {
-                let left = timeout.saturating_sub(started.elapsed());
-                self.declare(&peer, left).await?;
+                self.declare(&peer, left()).await?;
                 if peer == self.alias {
                     return Ok(());
                 }
@@ -296,9 +296,8 @@ impl AgentState {
                 self.await_life(&peer, started, timeout).await
             }
             Found::Dlslime(record) => {
-                let left = timeout.saturating_sub(started.elapsed());
-                self.declare(&record.alias, left).await?;
-                self.dlslime.begin(&record, left).await
+                self.declare(&record.alias, left()).await?;
+                self.dlslime.begin(&record, left()).await
             }
         }
     }

@@ -54,6 +54,7 @@ impl AgentState {
         request: ConnectService,
     ) -> Result<ConnectedService, AgentError> {
         let started = Instant::now();
+        let left = || request.timeout.saturating_sub(started.elapsed());
         let mut news = PeerNews::new(self, &request.peer);
         let mut broken = None;
         loop {
@@ -66,8 +67,7 @@ impl AgentState {
                         started,
                         limit: request.timeout,
                     };
-                    let left = request.timeout.saturating_sub(started.elapsed());
-                    let declare = async || self.declare(&request.peer, left).await;
+                    let declare = async || self.declare(&request.peer, left()).await;
                     let channel = self.dlslime.call(attempt, declare).await?;
                     return Ok(ConnectedService {
                         serial: channel,
@@ -77,8 +77,7 @@ impl AgentState {
                     });
                 }
             };
-            let left = request.timeout.saturating_sub(started.elapsed());
-            self.declare(&request.peer, left).await?;
+            self.declare(&request.peer, left()).await?;
             let opened = tokio::select! {
                 opened = self.open_all(&request, &theirs, &table, link, started) => opened,
                 // Another incarnation has taken over: the one that was asked no longer answers, or
@@ -125,7 +124,7 @@ impl AgentState {
                 }
                 _ => false,
             };
-            let left = request.timeout.saturating_sub(started.elapsed());
+            let left = left();
             if !may_pass || left.is_zero() {
                 return Err(error);
             }
