@@ -316,7 +316,7 @@ mod tests {
     use super::*;
     use crate::fabric::{self, QueuePairState};
 
-    const LONG: Duration = Duration::from_secs(10);
+    const LONG: Duration = Duration::from_secs(30);
 
     /// Waits for the events of queues.
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
@@ -459,11 +459,13 @@ mod tests {
         assert!(is_woken(&other, LONG), "it waits for all");
         assert!(matches!(hears(&mut other), Ok(HeartbeatEvent::Beat(_))));
         other.wait_for_end();
-        one.send_heartbeat().unwrap();
-        // An event that was asked for before may come once more.
-        is_woken(&other, Duration::from_millis(20));
-        one.send_heartbeat().unwrap();
-        assert!(!is_woken(&other, Duration::from_millis(20)));
+        let wakes = |_: &u32| {
+            one.send_heartbeat().unwrap();
+            is_woken(&other, Duration::from_millis(20))
+        };
+        // An event that was asked for before may come once more, at any time.
+        let woken = (0..4).filter(wakes).count();
+        assert!(woken <= 1, "{woken} of 4 heartbeats have woken it");
         one.leave();
         assert!(is_woken(&other, LONG));
         assert_eq!(hears(&mut other), Ok(HeartbeatEvent::Leaving));

@@ -16,7 +16,7 @@ use super::{
 use crate::fabric::{Device, RetryPolicy, shm::ShmDevice};
 
 /// Longer than any step takes unless it hangs.
-pub(super) const LONG: Duration = Duration::from_secs(10);
+pub(super) const LONG: Duration = Duration::from_secs(30);
 /// Alias of the caller.
 pub(super) const DRIVER: &str = "driver";
 /// Alias of the called agent.

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     /// Nothing takes so long unless it hangs.
-    const LONG: Duration = Duration::from_secs(10);
+    const LONG: Duration = Duration::from_secs(30);
 
     /// Wakes a thread that `sleep` has put to sleep, once the kernel says that it sleeps.
     fn is_woken(sleep: impl Fn(&Parker) + Send + 'static) {

@@ -11,7 +11,7 @@ use support::{unique, until};
 use tokio::time::timeout;
 
 const MIB: usize = 1 << 20;
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
 struct Board {

@@ -11,7 +11,7 @@ use slimerpc_actors::{
     AgentError, Builder, Limits, PeerAgent, Polling, Proxy, Ran, RpcError, Timeouts, service,
     wait_all,
 };
-use support::{PATIENCE, credits_are_back, joined, unique, until, within};
+use support::{Gate, PATIENCE, credits_are_back, joined, unique, until, within};
 
 /// Shared by the tests and the handlers that they watch.
 #[derive(Default, Clone)]
@@ -19,6 +19,7 @@ struct Probe {
     running: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
     seen: Arc<Mutex<Vec<u64>>>,
+    gate: Arc<Gate>,
 }
 
 #[derive(Default)]
@@ -54,11 +55,11 @@ impl Lab {
         millis
     }
 
-    /// Cannot be cancelled.
+    /// Has the thread until the gate is open, and cannot be cancelled.
     #[method]
-    fn block(&mut self, millis: u64) -> u64 {
-        std::thread::sleep(Duration::from_millis(millis));
-        millis
+    fn block(&mut self) {
+        self.probe.running.fetch_add(1, Ordering::SeqCst);
+        self.probe.gate.pass();
     }
 
     #[method]
@@ -193,11 +194,17 @@ async fn serial_1_one_handler_at_a_time_across_peers_and_awaits() {
 
 #[actix::test]
 async fn call_1_call_2_a_timeout_ends_the_call_and_its_late_answer_harms_nothing() {
-    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    let probe = Probe::default();
+    let (_worker, _driver, lab) = pair(Lab {
+        probe: probe.clone(),
+        calls: 0,
+    })
+    .await;
     let after = Duration::from_millis(20);
-    let started = Instant::now();
+    let call = lab.block();
+    until("it runs", || probe.running.load(Ordering::SeqCst) == 1).await;
     assert_eq!(
-        lab.block(1_000).timeout(after).await,
+        call.timeout(after).await,
         Err(RpcError::Timeout {
             peer: lab.peer().to_owned(),
             method: "block".to_owned(),
@@ -205,12 +212,12 @@ async fn call_1_call_2_a_timeout_ends_the_call_and_its_late_answer_harms_nothing
             ran: Ran::Unknown
         })
     );
-    assert!(started.elapsed() < Duration::from_millis(900));
     assert_eq!(
         lab.channel().unwrap().credits().orphaned,
         1,
         "SLOT-1: a timeout alone frees nothing"
     );
+    probe.gate.open();
     assert_eq!(lab.add(1, 2).await, Ok(3));
     all_credits_are_back(&lab).await;
     assert_eq!(lab.channel().unwrap().late_answers(), 1);
@@ -428,7 +435,8 @@ async fn what_is_not_there_is_named_within_the_connect_timeout() {
         error.to_string().contains("Absent") && error.to_string().contains("Lab"),
         "{error}"
     );
-    assert!(started.elapsed() < Duration::from_secs(3));
+    // By itself it would be 10 s, three times.
+    assert!(started.elapsed() < Duration::from_secs(10));
 }
 
 #[actix::test]

@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 const SLOTS: usize = 4;
 const SLOT_SIZE: usize = 4096;
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct Echo;

@@ -10,7 +10,7 @@ use slimerpc_actors::{
 };
 use support::{Tally, unique};
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(120);
 
 /// Counts how often it is encoded.
 #[derive(Deserialize)]

@@ -23,7 +23,7 @@ use support::verbs;
 
 const SLOTS: usize = 4;
 const SLOT_SIZE: usize = 256;
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn geometry() -> Geometry {
     Geometry::new(SLOTS, SLOT_SIZE).unwrap()

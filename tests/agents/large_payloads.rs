@@ -11,7 +11,7 @@ use slimerpc_actors::{
 use support::{Tally, credits_are_back, joined, unique, until};
 use tokio::time::sleep;
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
 const SLOT_SIZE: usize = 4096;
 const SLOTS: usize = 4;
 const MIB: usize = 1 << 20;

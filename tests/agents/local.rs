@@ -11,7 +11,7 @@ use slimerpc_actors::{
 use support::{Tally, TallyOnDrop, joined, unique};
 use tokio::time::{sleep, timeout};
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_millis(30);
 
 #[derive(Default)]
@@ -165,9 +165,9 @@ async fn code_need_not_care_where_the_service_lives() {
 #[actix::test]
 async fn order_1_serial_1_local_and_remote_callers_share_one_instance() {
     let corner = corner().await;
+    let started = Instant::now();
     let waits: Vec<_> = (0..4).map(|n| corner.shops[n % 2].wait(5)).collect();
     let sold: Vec<_> = (0..20).map(|_| corner.shops[0].sell(1)).collect();
-    let started = Instant::now();
     assert_eq!(wait_all(waits, LONG).await, Ok(vec![5; 4]));
     assert!(started.elapsed() >= Duration::from_millis(20), "SERIAL-1");
     assert_eq!(

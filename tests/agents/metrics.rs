@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
@@ -13,7 +13,10 @@ use slimerpc_actors::{
     Polling, Rights, RpcError, ServiceFigures, service, wait_all,
 };
 use support::alone::is_alone;
-use support::until;
+use support::{Gate, until};
+
+/// What handlers of `wait` wait at.
+static GATE: LazyLock<Gate> = LazyLock::new(Gate::default);
 
 struct Worker;
 
@@ -37,6 +40,11 @@ impl Worker {
     #[method]
     async fn nap(&mut self, millis: u64) {
         actix::clock::sleep(Duration::from_millis(millis)).await;
+    }
+
+    #[method]
+    async fn wait(&mut self) {
+        GATE.passed().await;
     }
 
     #[method]
@@ -191,16 +199,27 @@ async fn what_a_connection_that_has_gone_had_counted_stays() {
 async fn waiting_for_a_handler_is_counted_apart_from_what_it_takes() {
     let (worker, driver) = pair("waiting").await;
     let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
-    let (first, second) = (proxy.nap(100), proxy.nap(1));
+    let (first, second) = (proxy.wait(), proxy.nap(1));
+    until("it has begun", || served(&worker).contains_key("wait")).await;
+    // Both have arrived, for all that anybody can tell.
+    let millis = Duration::from_millis;
+    actix::clock::sleep(millis(1_000)).await;
+    GATE.open();
     first.await.unwrap();
     second.await.unwrap();
-    let nap = &served(&worker)["nap"];
-    let millis = Duration::from_millis;
-    assert!(nap.took.quantile(1.0) >= millis(100), "{nap:?}");
-    assert!(nap.took.sum() < millis(100) + nap.waited.sum(), "{nap:?}");
-    assert!(nap.waited.quantile(1.0) >= millis(90), "{nap:?}");
+    let (wait, nap) = (&served(&worker)["wait"], &served(&worker)["nap"]);
+    assert!(wait.took.quantile(1.0) >= millis(900), "{wait:?}");
+    assert!(nap.waited.quantile(1.0) >= millis(500), "{nap:?}");
+    // What it waited is no part of what it took.
     let at_caller = &calls(&driver)["nap"];
-    assert!(at_caller.took.sum() >= millis(190), "both: {at_caller:?}");
+    assert!(
+        at_caller.took.sum() >= nap.waited.sum(),
+        "both: {at_caller:?}"
+    );
+    assert!(
+        nap.took.sum() < at_caller.took.sum() - millis(400),
+        "{nap:?}"
+    );
 }
 
 async fn get(agent: &PeerAgent, path: &str) -> (StatusCode, String) {

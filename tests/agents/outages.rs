@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use slimerpc::control::{Control, ControlError, NanoCtrl, Registration};
 use slimerpc_actors::{AgentError, PeerAgent, Timeouts, service};
-use support::{NanoCtrlServer, free_port};
+use support::{NanoCtrlServer, PATIENCE, free_port, within};
 
 /// How long the control plane is away, in seconds; more of them only prove more of the same.
 const OUTAGE: &str = "SLIME_TEST_OUTAGE_S";
@@ -40,7 +40,7 @@ async fn agent(server: &NanoCtrlServer, alias: &str) -> PeerAgent {
 /// Asks again until a newcomer finds the service by its type, as it may be registered a little
 /// later.
 async fn found(agent: &PeerAgent) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if agent
             .discover::<Counter>()
@@ -68,13 +68,9 @@ async fn established_channels_outlive_nanoctrl_and_redis_and_newcomers_find_ever
     let (away, mut calls) = (Instant::now(), 1);
     while away.elapsed() < outage() {
         calls += 1;
-        let called = Instant::now();
-        assert_eq!(counter.add(1).await.unwrap(), calls);
-        assert!(
-            called.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            called.elapsed()
-        );
+        // One that waited for the control plane would wait for ever.
+        let called = within("a call is answered", counter.add(1)).await;
+        assert_eq!(called.unwrap(), calls);
         actix::clock::sleep(Duration::from_millis(20)).await;
     }
     server.redis.restart(); // It comes back empty.
@@ -126,7 +122,8 @@ async fn a_control_plane_that_is_not_there_is_reported_within_the_connect_timeou
     let started = Instant::now();
     let error = builder.start().await.expect_err("nothing is there");
     assert!(error.to_string().contains(&url), "{error}");
-    assert!(started.elapsed() < within * 4, "{:?}", started.elapsed());
+    // By itself it would be 10 s.
+    assert!(started.elapsed() < within * 9, "{:?}", started.elapsed());
 }
 
 /// As in another container: nothing can be known of its process.

@@ -21,7 +21,7 @@ use support::{Tally, unique, until};
 use tokio::time::timeout;
 
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(120);
 
 /// Panics as it is dropped, where it was made. What arrives of it elsewhere does not.
 #[derive(Debug, Default, Serialize, Deserialize)]

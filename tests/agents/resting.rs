@@ -13,12 +13,14 @@ use futures_util::{FutureExt, StreamExt, stream};
 use serde_json::json;
 use slimerpc::channel::{Descriptor, LossCause, Outcome};
 use slimerpc::control::{Control, Local, Mail, MailEvent, Registration};
+use slimerpc::fabric::Opcode;
+use slimerpc::fabric::faults::{Fault, Faults, Plan};
 use slimerpc_actors::{
     AgentError, Builder, ChannelView, Group, Mismatch, NotReopened, PeerAgent, PeerEvent, Polling,
     Proxy, Ran, RpcError, Share, Stream, Timeouts, service,
 };
 use support::alone::is_alone;
-use support::{Gate, ResourceUsage, Tally, joined, unique, until, within};
+use support::{Gate, PATIENCE, ResourceUsage, Tally, joined, unique, until, within};
 use tokio::time::{sleep, timeout};
 
 /// The shortest that is allowed.
@@ -251,7 +253,7 @@ async fn call_1_order_1_no_call_is_lost_or_overtaken_against_resting() {
                 });
                 let replies = replies.collect::<Vec<_>>();
                 for reply in replies {
-                    let noted = reply.wait_timeout(Duration::from_secs(20));
+                    let noted = reply.wait_timeout(PATIENCE);
                     noted.unwrap_or_else(|error| panic!("{seed}, {caller}: {error}"));
                 }
                 thread::sleep(IDLE.mul_f64(0.8 + 0.7 * rng.f64()));
@@ -417,7 +419,7 @@ async fn a_service_that_leaves_while_its_caller_rests_is_lost_and_another_is_fou
 async fn a_call_of_a_service_that_has_stopped_meanwhile_ends_with_the_reason() {
     let short = Timeouts::default()
         .idle_after(IDLE)
-        .connect_timeout(Duration::from_millis(600));
+        .connect_timeout(Duration::from_secs(3));
     let worker = support::agent(unique("worker")).start().await.unwrap();
     let service = worker.serve(Ledger::default()).await.unwrap();
     let driver = support::agent(unique("driver")).timeouts(short);
@@ -435,7 +437,7 @@ async fn a_call_of_a_service_that_has_stopped_meanwhile_ends_with_the_reason() {
         matches!(&error, RpcError::Timeout { ran: Ran::No, .. }),
         "{error}"
     );
-    assert!(began.elapsed() < after * 4);
+    assert!(began.elapsed() < Duration::from_secs(3));
     for reply in [one, two] {
         let error = reply.await.unwrap_err();
         let RpcError::PeerLost {
@@ -752,11 +754,12 @@ async fn callers_that_rest_cost_nothing() {
             let awake = (ResourceUsage::now(), shared_memory(), watched().await);
             let are_open = awake.0.descriptors > before.0.descriptors
                 && awake.1 > before.1 + CALLERS * (2 << 20);
-            if are_open && awake.2 > before.2 * 1.4 {
+            if are_open && (awake.2 > before.2 * 1.4 || began.elapsed() > LONG) {
                 break awake;
             }
-            assert!(began.elapsed() < LONG, "{awake:?}, before {before:?}");
+            assert!(began.elapsed() < 3 * LONG, "{awake:?}, before {before:?}");
         };
+        let shows_rates = awake.2 > before.2 * 1.4;
         for ledger in &ledgers {
             rests(ledger).await;
         }
@@ -764,7 +767,7 @@ async fn callers_that_rest_cost_nothing() {
         let resting = loop {
             let usage = ResourceUsage::settled().await;
             let resting = (usage, shared_memory(), watched().await);
-            if resting.2 < before.2 * 1.2 || began.elapsed() > LONG {
+            if resting.2 < before.2 * 1.2 || !shows_rates || began.elapsed() > 2 * LONG {
                 break resting;
             }
         };
@@ -775,6 +778,44 @@ async fn callers_that_rest_cost_nothing() {
         assert_eq!(resting.0.threads, before.0.threads);
         assert_eq!(resting.0.mappings, before.0.mappings);
         assert!(resting.1 <= before.1, "memory");
-        assert!(resting.2 < before.2 * 1.2, "heartbeats");
+        assert!(resting.2 < before.2 * 1.2 || !shows_rates, "heartbeats");
     }
+}
+
+/// However busy the machine is: each message that the worker's device receives is counted.
+#[actix::test]
+async fn who_rests_sends_no_heartbeats() {
+    const BEAT: Duration = Duration::from_millis(10);
+    let counted = Fault::Delayed(Duration::ZERO).every(1);
+    let heard = Faults::new(Plan::new().with(counted.of(Opcode::RecvWriteWithImm)));
+    let agent = |role| resting(unique(role)).polling(Polling::default().heartbeat(BEAT));
+    let wrapped = heard.clone();
+    let worker = agent("worker").wrap_device(move |device| wrapped.wrap(device));
+    let worker = worker.start().await.unwrap();
+    worker.serve(Ledger::default()).await.unwrap();
+    let driver = agent("driver").start().await.unwrap();
+    let ledger: Proxy<Ledger> = driver.proxy(worker.alias()).await.unwrap();
+    for round in 1..=3 {
+        // A stream that is open keeps the connection awake.
+        let mut items = ledger.count(1000);
+        assert_eq!(items.next().await.unwrap().unwrap(), 0);
+        let awake = heard.stats().delayed;
+        until("heartbeats come", || heard.stats().delayed > awake + 10).await;
+        drop(items);
+        rests(&ledger).await;
+        // Those of the peers end a moment after the connections of calls.
+        within("none comes any more", async {
+            let mut before = 0;
+            while before < heard.stats().delayed {
+                before = heard.stats().delayed;
+                sleep(20 * BEAT).await;
+            }
+        })
+        .await;
+        let resting = heard.stats().delayed;
+        sleep(20 * BEAT).await;
+        assert_eq!(heard.stats().delayed, resting, "in round {round}");
+    }
+    driver.shutdown().await.unwrap();
+    worker.shutdown().await.unwrap();
 }

@@ -12,7 +12,7 @@ use support::until;
 const SLOT: usize = 4096;
 const MAX: usize = SLOT - 16;
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
 struct Cipher {

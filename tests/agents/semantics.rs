@@ -15,17 +15,20 @@ use slimerpc_actors::{
     Proxy, Ran, Recipient, RpcError, Service, ServiceHandle, Stream, service, wait_all,
     wait_all_settled,
 };
-use support::{Tally, credits_are_back, unique, until};
+use support::{Gate, Tally, credits_are_back, unique, until};
 
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(120);
+/// What a handler that was held writes.
+const HELD: u64 = 1_000;
 
 #[derive(Default, Clone)]
 struct Watch {
     run: Arc<Mutex<Vec<u64>>>,
-    /// Handlers of `block`, `wait` and `panics_when_dropped`.
+    /// Handlers of methods that take time.
     begun: Tally,
     dropped: Tally,
+    gate: Arc<Gate>,
 }
 
 #[derive(Default)]
@@ -73,6 +76,23 @@ impl Desk {
         tokio::time::sleep(Duration::from_millis(millis)).await;
         self.watch.run.lock().unwrap().push(millis);
         millis
+    }
+
+    /// Has the thread until the gate is open.
+    #[method]
+    fn block_at_gate(&mut self) -> u64 {
+        self.watch.begun.up();
+        self.watch.gate.pass();
+        self.watch.run.lock().unwrap().push(HELD);
+        HELD
+    }
+
+    #[method]
+    async fn wait_at_gate(&mut self) -> u64 {
+        self.watch.begun.up();
+        self.watch.gate.passed().await;
+        self.watch.run.lock().unwrap().push(HELD);
+        HELD
     }
 
     #[method]
@@ -204,15 +224,9 @@ impl Office {
 #[actix::test]
 async fn an_expired_request_is_not_run_and_its_caller_has_long_had_timeout() {
     let office = office(4).await;
-    let busy = office.desk.block(1_000);
-    let started = Instant::now();
+    let busy = office.desk.block_at_gate();
     let hasty = office.desk.with_timeout(Duration::from_millis(50));
     let error = hasty.note(7).await.unwrap_err();
-    assert!(
-        started.elapsed() < Duration::from_millis(900),
-        "{:?}",
-        started.elapsed()
-    );
     assert_eq!(
         error,
         RpcError::Timeout {
@@ -222,9 +236,12 @@ async fn an_expired_request_is_not_run_and_its_caller_has_long_had_timeout() {
             ran: Ran::Unknown
         }
     );
+    // It expires for the service a moment later, as it came there later.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    office.watch.gate.open();
     busy.await.unwrap();
     office.desk.note(8).await.unwrap();
-    assert_eq!(office.run(), [1_000, 8]);
+    assert_eq!(office.run(), [HELD, 8]);
     office.credits_are_back().await;
 }
 
@@ -232,12 +249,14 @@ async fn an_expired_request_is_not_run_and_its_caller_has_long_had_timeout() {
 async fn a_deadline_that_travelled_ends_a_request_whose_caller_cannot_cancel() {
     // The reply is not dropped but forgotten, so no cancel is ever sent.
     let office = office(4).await;
-    let busy = office.desk.wait(200);
+    let busy = office.desk.wait_at_gate();
     let forgotten = office.desk.with_timeout(Duration::from_millis(50)).note(7);
     std::mem::forget(forgotten);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    office.watch.gate.open();
     busy.await.unwrap();
     office.desk.note(8).await.unwrap();
-    assert_eq!(office.run(), [200, 8]);
+    assert_eq!(office.run(), [HELD, 8]);
 }
 
 #[actix::test]
@@ -263,7 +282,7 @@ async fn deadlines_of_zero_are_not_sent_and_those_of_years_do_not_overflow() {
 #[actix::test]
 async fn a_call_that_waits_for_a_credit_until_its_deadline_was_certainly_not_run() {
     let office = office(1).await;
-    let busy = office.desk.wait(200);
+    let busy = office.desk.wait_at_gate();
     let error = office
         .desk
         .note(1)
@@ -271,19 +290,26 @@ async fn a_call_that_waits_for_a_credit_until_its_deadline_was_certainly_not_run
         .await
         .unwrap_err();
     assert_eq!(error.ran(), Ran::No);
+    office.watch.gate.open();
     busy.await.unwrap();
-    assert_eq!(office.run(), [200]);
+    assert_eq!(office.run(), [HELD]);
     office.credits_are_back().await;
 }
 
 #[actix::test]
 async fn a_cancelled_request_that_has_not_begun_is_skipped() {
     let office = office(4).await;
-    let busy = office.desk.wait(100);
+    let busy = office.desk.wait_at_gate();
     drop(office.desk.note(1));
+    let channel = office.desk.channel().unwrap();
+    until("the service has heard of it", || {
+        channel.credits().orphaned == 0
+    })
+    .await;
+    office.watch.gate.open();
     busy.await.unwrap();
     office.desk.note(2).await.unwrap();
-    assert_eq!(office.run(), [100, 2]);
+    assert_eq!(office.run(), [HELD, 2]);
     office.credits_are_back().await;
 }
 
@@ -413,7 +439,8 @@ impl Steward {
     #[method]
     async fn hurry(&mut self) -> Result<(), Error> {
         let hasty = self.desk.with_timeout(Duration::from_millis(20));
-        Ok(hasty.block(200).await?)
+        hasty.block_at_gate().await?;
+        Ok(())
     }
 
     #[method]
@@ -436,12 +463,13 @@ async fn errors_of_the_calls_that_a_handler_makes_come_back_as_values() {
     assert_eq!(of_order.left, 3);
 
     let error = steward.hurry().await.unwrap_err();
+    office.watch.gate.open();
     let Some(Error::Call(error)) = error.returned::<Error>() else {
         panic!("{error:?}")
     };
     let timed_out = RpcError::Timeout {
         peer: worker.alias().to_owned(),
-        method: "block".to_owned(),
+        method: "block_at_gate".to_owned(),
         after: Duration::from_millis(20),
         ran: Ran::Unknown,
     };
@@ -786,7 +814,7 @@ async fn losing_the_peer_says_which_calls_were_certainly_not_run() {
 async fn stop_answers_what_has_arrived_and_takes_nothing_more() {
     let office = office(4).await;
     let has = [
-        office.desk.wait(1_500),
+        office.desk.wait_at_gate(),
         office.desk.note(1),
         office.desk.note(2),
     ];
@@ -801,9 +829,10 @@ async fn stop_answers_what_has_arrived_and_takes_nothing_more() {
         }
     };
     assert!(matches!(late, RpcError::ServiceDown { .. }), "{late}");
-    assert_eq!(wait_all(has, LONG).await, Ok(vec![1_500, 1, 2]));
+    office.watch.gate.open();
+    assert_eq!(wait_all(has, LONG).await, Ok(vec![HELD, 1, 2]));
     stopping.await.unwrap().unwrap();
-    assert_eq!(office.run(), [1_500, 1, 2]);
+    assert_eq!(office.run(), [HELD, 1, 2]);
     // The connection is lost a moment later; until then the service says itself that it is down.
     let started = Instant::now();
     loop {
@@ -831,38 +860,38 @@ async fn a_handler_that_never_returns_does_not_hold_up_stop_nor_shutdown() {
 
     // A sync one keeps its thread, but nothing else.
     let second = Desk::default();
-    let begun = second.watch.begun.clone();
+    let (begun, gate) = (second.watch.begun.clone(), second.watch.gate.clone());
     let handle = office.agents[0].serve(second).await.unwrap();
     let proxy: Proxy<Desk> = office.agents[1]
         .proxy(office.agents[0].alias())
         .await
         .unwrap();
-    let blocks = proxy.block(1_000);
+    let blocks = proxy.block_at_gate();
     begun.reaches(1).await;
-    let started = Instant::now();
     let error = handle.stop_within(limit).await.unwrap_err();
     assert!(matches!(error, AgentError::StillRunning { .. }), "{error}");
     office.agents[0].shutdown().await.unwrap();
     assert!(blocks.await.is_err());
-    assert!(started.elapsed() < Duration::from_millis(900));
+    gate.open();
 }
 
 #[actix::test]
 async fn oneway_calls_complete_when_they_are_taken_and_run_once_in_order() {
     let office = office(2).await;
-    let busy = office.desk.wait(500);
-    let started = Instant::now();
+    let busy = office.desk.wait_at_gate();
     office.desk.jot(1).await.unwrap();
-    assert!(started.elapsed() < Duration::from_millis(490), "it waited");
     // No credit is free: this one is taken when the handler is done.
-    office.desk.jot(2).await.unwrap();
-    assert!(started.elapsed() >= Duration::from_millis(490));
+    let mut waits = office.desk.jot(2);
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut waits).await;
+    assert!(early.is_err(), "{early:?}");
+    office.watch.gate.open();
+    waits.await.unwrap();
     busy.await.unwrap();
     for n in 3..100 {
         office.desk.jot(if n == 13 { 14 } else { n }).await.unwrap();
     }
     office.desk.note(100).await.unwrap();
-    let expected = [500, 1, 2].into_iter().chain(3..13).chain([14]);
+    let expected = [HELD, 1, 2].into_iter().chain(3..13).chain([14]);
     let expected: Vec<u64> = expected.chain(14..=100).collect();
     assert_eq!(office.run(), expected);
     office.credits_are_back().await;
@@ -871,11 +900,12 @@ async fn oneway_calls_complete_when_they_are_taken_and_run_once_in_order() {
 #[actix::test]
 async fn a_oneway_call_that_is_not_taken_is_taken_back_when_it_is_dropped() {
     let office = office(1).await;
-    let busy = office.desk.wait(50);
+    let busy = office.desk.wait_at_gate();
     drop(office.desk.jot(1));
+    office.watch.gate.open();
     busy.await.unwrap();
     office.desk.note(2).await.unwrap();
-    assert_eq!(office.run(), [50, 2]);
+    assert_eq!(office.run(), [HELD, 2]);
     office.credits_are_back().await;
 }
 
@@ -921,10 +951,9 @@ async fn wait_all_keeps_order_and_ends_with_the_first_error_or_with_all_results(
     let office = office(4).await;
     let replies = (0..20).map(|n| office.desk.note(n));
     assert_eq!(wait_all(replies, LONG).await, Ok((0..20).collect()));
-    // The third fails first, long before the first would be there.
-    let started = Instant::now();
+    // The third fails first, and the first would never be there.
     let replies = [
-        office.desk.wait(500),
+        office.desk.wait(3_600_000),
         office.desk.note(1),
         office.desk.with_timeout(Duration::ZERO).note(2),
     ];
@@ -932,13 +961,11 @@ async fn wait_all_keeps_order_and_ends_with_the_first_error_or_with_all_results(
         wait_all(replies, LONG).await,
         Err(RpcError::Timeout { ran: Ran::No, .. })
     ));
-    assert!(
-        started.elapsed() < Duration::from_millis(490),
-        "{:?}",
-        started.elapsed()
-    );
+    let first = office.desk.note(1);
+    // Its answer is there when this one's is.
+    office.desk.note(2).await.unwrap();
     let replies = [
-        office.desk.note(1),
+        first,
         office.desk.wait(60_000),
         // Runs once the one before is cancelled, which may be before it is looked at.
         office.desk.wait(60_000),

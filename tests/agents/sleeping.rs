@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
 /// When who was forgotten wakes up, and finds the answer.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 /// How many calls each of the last two tests makes. 5,000,000 take some minutes, optimised.
 const SLEEPS: &str = "SLIME_TEST_SLEEPS";

@@ -15,7 +15,7 @@ use support::{Tally, credits_are_back, unique, until};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(30);
 /// More than the rounding of a clock.
 const A_WHILE: Duration = Duration::from_millis(30);
 
@@ -314,9 +314,8 @@ async fn ring_1_slot_2_waiting_requests_survive_a_restart_and_the_running_one_is
 
 #[actix::test]
 async fn deadlines_and_cancels_hold_while_a_restart_waits() {
-    let plant = plant(after(millis(1_000))).await;
+    let plant = plant(after(millis(3_000))).await;
     plant.breaks().await;
-    let started = Instant::now();
     let hasty = plant.unit.with_timeout(millis(50)).count(1);
     // Its deadline travelled, so that it is not run though no cancel comes.
     std::mem::forget(plant.unit.with_timeout(millis(50)).count(2));
@@ -324,7 +323,7 @@ async fn deadlines_and_cancels_hold_while_a_restart_waits() {
     let patient = plant.unit.count(4);
     drop(cancelled);
     assert!(matches!(hasty.await, Err(RpcError::Timeout { .. })));
-    assert!(started.elapsed() < millis(900), "{:?}", started.elapsed());
+    assert_eq!(plant.log.built.load(Ordering::SeqCst), 1, "it waits still");
     assert_eq!(
         patient.await,
         Ok(1),
@@ -336,11 +335,11 @@ async fn deadlines_and_cancels_hold_while_a_restart_waits() {
 
 #[actix::test]
 async fn a_request_that_waits_alone_for_a_restart_is_not_run_once_it_has_expired() {
-    let plant = plant(after(millis(1_000))).await;
+    let plant = plant(after(millis(2_000))).await;
     plant.breaks().await;
     // No cancel comes, and nothing arrives behind it before it has expired.
     std::mem::forget(plant.unit.with_timeout(millis(50)).count(1));
-    sleep(millis(300)).await;
+    sleep(millis(500)).await;
     assert_eq!(plant.unit.count(2).await, Ok(1));
     let run: Vec<u64> = plant.log.run.lock().unwrap().keys().copied().collect();
     assert_eq!(run, [2]);
@@ -361,7 +360,22 @@ async fn restarts_wait_longer_each_time() {
         assert_eq!(plant.unit.generation().await, Ok(restart));
         let waited = started.elapsed();
         assert!(waited >= millis(wait), "{waited:?} of {wait} ms");
-        assert!(waited < millis(wait + 1_000), "{waited:?} of {wait} ms");
+    }
+}
+
+#[actix::test]
+async fn no_restart_waits_longer_than_the_longest() {
+    let backoff = Backoff {
+        first: millis(1),
+        factor: 1e6,
+        longest: millis(5),
+        jitter: 0.0,
+    };
+    let plant = plant(Restart::permanent().backoff(backoff)).await;
+    for restart in 1..=3 {
+        plant.breaks().await;
+        let generation = timeout(LONG, plant.unit.generation()).await;
+        assert_eq!(generation.expect("not in 1,000 s"), Ok(restart));
     }
 }
 
@@ -447,9 +461,15 @@ async fn the_window_of_the_limit_slides() {
         assert_eq!(plant.unit.generation().await, Ok(round * 2));
         sleep(window + A_WHILE).await;
     }
-    for _ in 0..3 {
+    // It is down with the third within the window, however long they take here.
+    let mut broken = Vec::new();
+    while plant.unit.generation().await.is_ok() {
+        let of_three = broken.iter().rev().nth(2).map(Instant::elapsed);
+        assert!(of_three.is_none_or(|time| time >= window), "{of_three:?}");
+        broken.push(Instant::now());
         plant.breaks().await;
     }
+    assert!(broken.len() >= 3, "of two before nothing is left");
     assert!(is_down(&plant.unit.generation().await.unwrap_err()));
 }
 
@@ -572,7 +592,7 @@ async fn what_is_served_by_value_keeps_its_state_unless_it_is_temporary() {
 
 #[actix::test]
 async fn parallel_methods_are_answered_while_a_restart_waits_and_their_panics_are_no_end() {
-    let plant = plant(after(millis(1_500))).await;
+    let plant = plant(after(millis(4_000))).await;
     assert!(plant.unit.unhealthy().await.is_err());
     plant.breaks().await;
     let next = plant.unit.generation();
@@ -852,7 +872,7 @@ async fn an_agent_leaves_while_a_restart_waits() {
     let waits = plant.unit.count(1);
     let started = Instant::now();
     plant.worker.shutdown().await.unwrap();
-    assert!(started.elapsed() < millis(900), "{:?}", started.elapsed());
+    assert!(started.elapsed() < LONG / 2, "{:?}", started.elapsed());
     assert!(waits.timeout(LONG).await.is_err());
 }
 

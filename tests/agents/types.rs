@@ -19,7 +19,7 @@ use support::unique;
 use tokio::time::sleep;
 
 /// Longer than anything here takes; a test that reaches it fails.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(120);
 
 fn agent(role: &str) -> Builder {
     PeerAgent::builder().scope("types").alias(unique(role))

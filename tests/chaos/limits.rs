@@ -24,9 +24,9 @@ pub(crate) struct Limits {
 
 const SHM: Limits = Limits {
     detection: Duration::from_secs(1),
-    loss: Duration::from_secs(1),
-    at_once: Duration::from_millis(200),
-    reconnection: Duration::from_millis(1_500),
+    loss: Duration::from_secs(5),
+    at_once: Duration::from_secs(2),
+    reconnection: Duration::from_secs(8),
     anything: Duration::from_secs(20),
     case: Duration::from_secs(60),
     jobs: 3,

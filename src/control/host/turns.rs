@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_millis(200);
+    const PATIENCE: Duration = Duration::from_secs(1);
 
     /// A turn of this length for each of several who begin to wait at once, and whether the last
     /// gets one.

@@ -15,7 +15,7 @@ use crate::fabric::{
     RetryPolicy, SendRequest,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const A_WHILE: Duration = Duration::from_millis(30);
 const DEPTH: u32 = 64;
 

@@ -127,6 +127,7 @@ impl Drop for Clear<'_> {
 
 #[cfg(all(test, not(slime_loom)))]
 mod tests {
+    use std::sync::mpsc;
     use std::thread;
     use std::time::{Duration, Instant};
 
@@ -167,13 +168,17 @@ mod tests {
         let used = || clock_gettime(ClockId::ThreadCPUTime);
         let lock = SpinLock::new(());
         let held = lock.lock();
+        let (begins, has_begun) = mpsc::channel();
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
+            let (lock, used) = (&lock, &used);
+            let waiter = scope.spawn(move || {
                 let (began, before) = (Instant::now(), used());
+                begins.send(()).expect("somebody waits for that");
                 drop(lock.lock());
                 let used = Duration::try_from(used() - before);
                 (began.elapsed(), used.expect("it does not go back"))
             });
+            has_begun.recv().expect("it begins");
             thread::sleep(HELD);
             drop(held);
             let (waited, used) = waiter.join().expect("it gets the lock");

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take to come up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Overrides the NanoCtrl under test with another program, for instance DLSlime's `dlslime-ctrl`.
 const NANOCTRL: &str = "SLIME_TEST_NANOCTRL";

@@ -4,8 +4,9 @@ use std::panic::Location;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what must happen. Nothing takes so long unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a test waits for what must happen. Nothing takes so long unless it hangs, on a machine
+/// that is busy with much else, too.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The time between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
