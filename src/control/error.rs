@@ -215,7 +215,8 @@ impl ControlError {
             | Self::RedisLogin { .. }
             // Many processes take turns at the lock of a scope.
             | Self::HostDirectory { .. } => true,
-            Self::Refused { status, .. } => *status >= 500,
+            // With 408 it has not waited for what a busy process was slow to send.
+            Self::Refused { status, .. } => *status == 408 || *status >= 500,
             _ => self.is_of_limit(),
         }
     }

@@ -96,7 +96,7 @@ async fn an_agent_takes_few_commands_of_redis() {
     find(&agents[0], 0).await.unwrap();
     took("find", 2);
     agents[0].heartbeat().await.unwrap();
-    took("heartbeat", 28);
+    took("heartbeat", 34);
     agents[0].clean_up().await.unwrap();
     took("leave", 44);
 }

@@ -188,10 +188,10 @@ fn many_agents_are_listed_and_cleaned_up() {
     assert_eq!(one[0]["name"], "w7");
     assert_eq!(fixture.post("/query", r#"{"name":"x"}"#).body, "[]");
 
-    assert_eq!(
-        fixture.post("/cleanup", r#"{"agent_name":"hub"}"#).status,
-        200
-    );
+    // Where it takes longer than a request may, clients ask again.
+    let clean_up = || fixture.post("/cleanup", r#"{"agent_name":"hub"}"#).status;
+    let status = std::iter::repeat_with(clean_up).take(10);
+    assert_eq!(status.into_iter().find(|status| *status != 503), Some(200));
     let told: Vec<String> = fixture.redis(&["KEYS", "inbox:*"]);
     assert_eq!(told.len(), 3000);
     let regions: Vec<String> = fixture.redis(&["KEYS", "mr:*"]);

@@ -2,10 +2,11 @@
 //! nonsense.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicU16, Ordering},
 };
 use std::time::Duration;
@@ -55,6 +56,13 @@ async fn refusal(url: &str) -> (ControlError, Duration) {
     (error, start.elapsed())
 }
 
+/// The error of registering with a server that has answered, however late.
+async fn answer(url: &str) -> ControlError {
+    let agent = NanoCtrl::new(url, "").unwrap();
+    let agent = agent.register_timeout(SOON).request_timeout(SOON);
+    agent.register(named("a")).await.unwrap_err()
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_there_is_reported_within_the_register_timeout() {
     let url = format!("http://127.0.0.1:{}", free_port());
@@ -88,15 +96,18 @@ async fn a_server_that_comes_up_late_is_waited_for() {
 #[tokio::test]
 async fn a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not() {
     let troubled = FakeHttp::start(|_| Some((500, b"{\"message\":\"Redis pool\"}".to_vec())));
-    let (error, _) = refusal(&troubled.url()).await;
+    let asking = NanoCtrl::new(&troubled.url(), "").unwrap();
+    let asking = tokio::spawn(async move { asking.register(named("a")).await });
+    until("it is asked again", || troubled.paths().len() > 1).await;
+    // As long as it may: 10 s.
+    let error = asking.await.unwrap().unwrap_err();
     assert!(
         matches!(error, ControlError::Refused { status: 500, .. }),
         "{error}"
     );
-    assert!(troubled.paths().len() > 1);
 
     let refusing = FakeHttp::start(|_| Some((422, b"missing field".to_vec())));
-    let (error, _) = refusal(&refusing.url()).await;
+    let error = answer(&refusing.url()).await;
     assert!(
         matches!(error, ControlError::Refused { status: 422, .. }),
         "{error}"
@@ -154,6 +165,55 @@ async fn a_busy_server_is_asked_again_until_the_request_timeout() {
     assert!(busy.paths().len() > 1);
 }
 
+/// It has not waited for what a busy agent was slow to send, and has done nothing.
+#[tokio::test]
+async fn a_server_that_did_not_wait_for_a_request_is_asked_again() {
+    let redis = Redis::start();
+    let name = format!(
+        r#"{{"name":"a","redis_address":"127.0.0.1:{}"}}"#,
+        redis.port
+    );
+    let asked = Mutex::<HashSet<String>>::default();
+    let server = FakeHttp::start(move |path| {
+        Some(match path {
+            _ if asked.lock().unwrap().insert(path.to_owned()) => (408, Vec::new()),
+            "/start_peer_agent" => (200, name.clone().into()),
+            _ => (200, b"[]".to_vec()),
+        })
+    });
+    let patient = |url: &str| {
+        let agent = NanoCtrl::new(url, "").unwrap();
+        let long = Duration::from_secs(120);
+        agent.register_timeout(long).request_timeout(long)
+    };
+    let agent = patient(&server.url());
+    assert_eq!(agent.register(named("a")).await.unwrap(), "a");
+    assert_eq!(agent.list_agents().await.unwrap(), []);
+
+    // It may say so before anything is sent.
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let port = server.port;
+    std::thread::spawn(move || {
+        for (number, mut client) in listener.incoming().map_while(Result::ok).enumerate() {
+            if number < 3 {
+                let gives_up = b"HTTP/1.1 408 \r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+                client.write_all(gives_up).unwrap();
+                std::mem::forget(client);
+                continue;
+            }
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            for (mut from, mut into) in [
+                (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server, client),
+            ] {
+                std::thread::spawn(move || std::io::copy(&mut from, &mut into));
+            }
+        }
+    });
+    assert_eq!(patient(&url).list_agents().await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn a_redis_that_is_not_there_is_reported_in_time_and_the_name_is_given_back() {
     let answer = r#"{"status":"ok","name":"a","redis_address":"127.0.0.1:1"}"#;
@@ -180,11 +240,11 @@ async fn input_1_answers_that_make_no_sense_are_malformed() {
         r#"{"name":"a","redis_address":"redis://user:pw@h:1"}"#,
         r#"{"name":7,"redis_address":"h:1"}"#,
     ];
-    for answer in answers {
-        let (error, _) = refusal(&FakeHttp::registering(answer).url()).await;
+    for text in answers {
+        let error = answer(&FakeHttp::registering(text).url()).await;
         assert!(
             matches!(error, ControlError::Malformed { .. }),
-            "{answer}: {error}"
+            "{text}: {error}"
         );
     }
 }
@@ -192,7 +252,7 @@ async fn input_1_answers_that_make_no_sense_are_malformed() {
 #[tokio::test]
 async fn input_1_an_endless_answer_is_not_read_to_its_end() {
     let server = FakeHttp::start(|_| Some((200, vec![b' '; 8 << 20])));
-    let (error, _) = refusal(&server.url()).await;
+    let error = answer(&server.url()).await;
     assert!(matches!(error, ControlError::Malformed { .. }), "{error}");
 }
 

@@ -315,7 +315,9 @@ impl Http {
             let pause = pauses.take();
             let has_time = self.timeout.saturating_sub(started.elapsed()) > pause;
             match error {
-                ControlError::Refused { status: 503, .. } if has_time => busy = Some(error),
+                ControlError::Refused {
+                    status: 408 | 503, ..
+                } if has_time => busy = Some(error),
                 // That the server is busy says more than that the rest of the time was not enough.
                 ControlError::Timeout { .. } => return Err(busy.unwrap_or(error)),
                 error => return Err(error),
@@ -396,6 +398,15 @@ impl Http {
         #[cfg(feature = "tls")]
         if let Some(error) = refusal(error) {
             return ControlError::Tls { url, error };
+        }
+        // It waited for a request that this busy process had yet to send, and said so.
+        if reason.contains("unexpected message from connection") {
+            return ControlError::Refused {
+                url,
+                path: format!("/{}", path.join("/")),
+                status: StatusCode::REQUEST_TIMEOUT.as_u16(),
+                body: reason,
+            };
         }
         if reason.contains("invalid HTTP") {
             return ControlError::NotHttp { url, reason };

@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsStr,
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{self, Child, Command, Stdio},
@@ -139,7 +140,9 @@ impl Redis {
             command.args(arguments);
             if let Some(server) = Server::start(command, port) {
                 let server = Some(server);
-                return Self { server, port };
+                let redis = Self { server, port };
+                redis.answers();
+                return redis;
             }
         }
         panic!("redis-server exits at once");
@@ -155,6 +158,17 @@ impl Redis {
         self.stop();
         let server = Server::start(redis_command(self.port), self.port);
         self.server = Some(server.expect("the port is still free"));
+        self.answers();
+    }
+
+    /// Waits until it answers, if only that it wants a password: it listens before that.
+    fn answers(&self) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"PING\r\n").unwrap();
+        // One that speaks TLS alone hangs up.
+        let count = stream.read(&mut [0]).unwrap();
+        assert!(count <= 1);
     }
 
     /// Lets it hang, connections open, until [`resume`](Self::resume).
