@@ -214,6 +214,46 @@ async fn a_server_that_did_not_wait_for_a_request_is_asked_again() {
     assert_eq!(patient(&url).list_agents().await.unwrap(), []);
 }
 
+/// One that the server was too busy for comes again, behind a later one of the same agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declaration_that_is_repeated_takes_no_peer_away() {
+    let server = NanoCtrlServer::start();
+    let (port, listener) = (server.port, TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let refused = Arc::new(AtomicBool::new(false));
+    let refuses = refused.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (mut from, mut into) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut into));
+            let (mut client, mut server, refused) = (client, server, refuses.clone());
+            std::thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = client.read(&mut bytes) {
+                    let is_declaration = bytes.starts_with(b"POST /v1/desired_topology");
+                    if is_declaration && !refused.swap(true, Ordering::SeqCst) {
+                        let busy = b"HTTP/1.1 503 \r\ncontent-length: 0\r\n\r\n";
+                        client.write_all(busy).unwrap();
+                    } else {
+                        server.write_all(&bytes[..count]).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let agent = Arc::new(NanoCtrl::new(&url, "").unwrap().request_timeout(SOON));
+    agent.register(named("a")).await.unwrap();
+    let declaring = Arc::clone(&agent);
+    let first = tokio::spawn(async move { declaring.set_topology(&["b".to_owned()]).await });
+    until("it is refused", || refused.load(Ordering::SeqCst)).await;
+    let both = ["b".to_owned(), "c".to_owned()];
+    agent.set_topology(&both).await.unwrap();
+    first.await.unwrap().unwrap();
+    let declared: String = server.redis.run(&["GET", "spec:topology:a"]);
+    assert!(declared.contains(r#"["b","c"]"#), "{declared}");
+}
+
 #[tokio::test]
 async fn a_redis_that_is_not_there_is_reported_in_time_and_the_name_is_given_back() {
     let answer = r#"{"status":"ok","name":"a","redis_address":"127.0.0.1:1"}"#;

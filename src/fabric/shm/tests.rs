@@ -707,6 +707,39 @@ fn who_has_asked_over_a_crossed_link_asks_over_the_other() {
     }
 }
 
+/// Whoever has asked over two links may be welcomed on both: its sends go on where they were.
+#[test]
+fn a_second_welcome_changes_nothing() {
+    let (device, impostor) = (open(), Impostor::new());
+    let qp = impostor.lure(&device);
+    let link = impostor.accept();
+    let arena = Arena::new("test");
+    let lot = |len| arena.create(len).expect("a lot").0;
+    let (ring, page) = (lot(RingMemory::len(4)), lot(size_of::<QueuePage>()));
+    let event = eventfd::create().expect("an eventfd");
+    let fds = [ring.as_fd(), page.as_fd(), event.as_fd()];
+    let first = Welcome {
+        to: hello_on(&link),
+        queue: 7,
+        capacity: 4,
+        min_rnr_timer: 1,
+        ring: ring.address(),
+        page: page.address(),
+    };
+    // If it were looked at, it would end the connection.
+    let second = Welcome {
+        capacity: 0,
+        ..first
+    };
+    for welcome in [first, second] {
+        link.send(&Message::Welcome(welcome), &fds).expect("room");
+    }
+    link.send(&HELLO, &[]).expect("room");
+    let to = ConnectionId { qp_num: 1, life: 1 };
+    assert_eq!(next_but_unmapped(&link), Message::Refusal { to });
+    assert_eq!(qp.state(), QueuePairState::Rts);
+}
+
 /// A peer that says so of every link, and dials none itself, is dialled now and then.
 #[test]
 fn a_link_that_is_not_there_is_dialled_again() {

@@ -110,7 +110,7 @@ impl TcpDevice {
     }
 
     /// The one that listens.
-    fn worker(&self) -> Result<Arc<Worker>, FabricError> {
+    pub(super) fn worker(&self) -> Result<Arc<Worker>, FabricError> {
         let mut worker = lock(&self.worker);
         if let Some(worker) = &*worker {
             return Ok(worker.clone());

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::address::TcpKey;
+use super::device_state::Command;
 use super::frame::{HEADER, Header, Kind};
 use super::hello::{HELLO, Hello, Opening, Terms};
 use super::{TcpDevice, TcpOptions};
@@ -731,6 +732,22 @@ fn whoever_waits_for_a_queue_pair_is_one_and_ends_with_it() {
     failed.qp.to_error().unwrap();
     assert!(rest(stream).is_empty());
     assert_eq!(device.violations(), 4);
+}
+
+/// A queue pair may have its thread look at who waits for it before it knows its peer.
+#[test]
+fn whoever_waits_for_a_queue_pair_is_not_forgotten_when_it_is_looked_at_too_early() {
+    let mut victim = Victim::waiting(&open());
+    let mut stream = victim.say(&victim.hello().encode(Opening::Hello));
+    let worker = victim.device.worker().unwrap();
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(5));
+        worker.state().command(Command::Greet(victim.qp.number()));
+    }
+    drop(worker);
+    victim.expect(DIALLING, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+    stream.read_exact(&mut [0; HELLO]).unwrap();
+    victim.takes_a_message(&mut stream);
 }
 
 /// A second connection for the same queue pair, with everything right, changes nothing for the
