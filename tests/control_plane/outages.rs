@@ -22,7 +22,7 @@ use support::{NanoCtrlServer, Redis, fake_http::FakeHttp, free_port, until};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The bound given to every request.
-const REQUEST: Duration = Duration::from_millis(500);
+const REQUEST: Duration = Duration::from_secs(2);
 
 /// The bound given to registering.
 const REGISTER: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const SOON: Duration = Duration::from_secs(60);
 fn agent(url: &str) -> NanoCtrl {
     NanoCtrl::new(url, "")
         .unwrap()
-        .register_timeout(REGISTER)
+        .register_timeout(SOON)
         .request_timeout(REQUEST)
 }
 
@@ -52,7 +52,9 @@ fn named(alias: &str) -> Registration {
 /// Registers with the server at `url`, and gives the error and how long it took.
 async fn refusal(url: &str) -> (ControlError, Duration) {
     let start = Instant::now();
-    let error = agent(url).register(named("a")).await.unwrap_err();
+    let agent = agent(url).register_timeout(REGISTER);
+    let agent = agent.request_timeout(REGISTER / 2);
+    let error = agent.register(named("a")).await.unwrap_err();
     (error, start.elapsed())
 }
 

@@ -17,7 +17,7 @@ use slimerpc::fabric::{
 };
 use support::{alone::test_process, verbs};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const LEN: usize = 1 << 20;
 /// The message at which the other process forks.
 const FORK: &[u8] = b"fork";

@@ -17,7 +17,7 @@ use slimerpc::fabric::{
 };
 use support::alone::test_process;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const IS_CHILD: &str = "SLIME_TEST_TCP_CHILD";
 const LEN: usize = 8 << 20;
 /// The message after which the other process does nothing more.

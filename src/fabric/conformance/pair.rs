@@ -10,7 +10,7 @@ use crate::fabric::{
 };
 
 /// Longer than any retry policy used here takes on a slow machine.
-pub(super) const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(60);
 /// Long enough to see that nothing happens.
 pub(super) const A_WHILE: Duration = Duration::from_millis(50);
 pub(super) const LEN: usize = 1 << 20;

@@ -155,7 +155,7 @@ const HELLO: Message = Message::Hello(Hello {
 });
 
 fn refused(link: &ControlSocket) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         match link.receive() {
             Incoming::Message(Message::Refusal { to }, _) => {
@@ -169,7 +169,7 @@ fn refused(link: &ControlSocket) {
 }
 
 fn ends(link: &ControlSocket) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while !matches!(link.receive(), Incoming::End) {
         assert!(Instant::now() < end, "the link is still open");
         std::thread::yield_now();
@@ -337,7 +337,7 @@ fn connected(device: &Arc<dyn Device>, gid: Gid) -> Box<dyn QueuePair> {
 
 /// The next message on a link.
 fn next(link: &ControlSocket) -> Message {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         match link.receive() {
             Incoming::Message(message, _) => return message,
@@ -468,7 +468,7 @@ fn hello_on(link: &ControlSocket) -> ConnectionId {
 }
 
 fn errs(qp: &dyn QueuePair) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while qp.state() != QueuePairState::Error {
         assert!(Instant::now() < end, "it is in {}", qp.state());
         std::thread::yield_now();
@@ -657,7 +657,7 @@ fn a_peer_that_is_slow_to_read_is_not_lost_and_one_that_does_not_answer_is() {
     assert_eq!(ended(), None);
     let link = impostor.accept();
     hello_on(&link);
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     let status = loop {
         if let Some(status) = ended() {
             break status;
@@ -684,7 +684,7 @@ fn who_has_asked_over_a_crossed_link_asks_over_the_other() {
         refused_link.send(&Message::Crossed, &[]).expect("room");
         ends(&refused_link);
         let used = known.unwrap_or_else(|| peer.dial(&device));
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         let (mut again, mut heard) = (Vec::new(), None);
         while heard.is_none() {
             assert!(Instant::now() < end, "there is no hello");
@@ -748,7 +748,7 @@ fn a_link_that_is_not_there_is_dialled_again() {
     let first = peer.accept();
     let asked = hello_on(&first);
     first.send(&Message::Crossed, &[]).expect("room");
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     let second = loop {
         if let Some(link) = control_socket::accept(&peer.listener).expect("it can") {
             break link;
@@ -835,7 +835,7 @@ fn ports_that_dial_each_other_at_once_are_connected() {
             })
             .expect("room");
         }
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         for (_, poller) in &mut queues {
             let mut done = Vec::new();
             while done.len() < 2 {

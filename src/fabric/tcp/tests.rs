@@ -22,7 +22,7 @@ use crate::fabric::{
     software::{LIMITS, MAX_MESSAGE},
 };
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn open() -> Arc<TcpDevice> {
     TcpDevice::open(&TcpOptions::default()).unwrap()

@@ -26,7 +26,7 @@ use crate::fabric::{
 };
 use crate::tls::{CertificateProblem, TlsError, TlsFiles};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const ANYBODY: &str = "URI:slimerpc:*";
 
 fn files(authority: &Authority, issued: &Issued) -> TlsFiles {
