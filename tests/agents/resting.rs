@@ -20,7 +20,7 @@ use slimerpc_actors::{
     Proxy, Ran, RpcError, Share, Stream, Timeouts, service,
 };
 use support::alone::is_alone;
-use support::{Gate, PATIENCE, ResourceUsage, Tally, joined, unique, until, within};
+use support::{Gate, PATIENCE, ResourceUsage, Tally, joined, unique, until, wait_until, within};
 use tokio::time::{sleep, timeout};
 
 /// The shortest that is allowed.
@@ -240,7 +240,7 @@ async fn call_1_order_1_no_call_is_lost_or_overtaken_against_resting() {
                 _ => actix::System::new().block_on(agent.proxy(&alias)).unwrap(),
             };
             let mut number = 0;
-            for _ in 0..ROUNDS {
+            for round in 0..ROUNDS {
                 let calls = rng.u64(1..30);
                 slept.fetch_add(usize::from(!is_open(&ledger)), Ordering::Relaxed);
                 let replies = (0..calls).map(|_| {
@@ -257,6 +257,10 @@ async fn call_1_order_1_no_call_is_lost_or_overtaken_against_resting() {
                     noted.unwrap_or_else(|error| panic!("{seed}, {caller}: {error}"));
                 }
                 thread::sleep(IDLE.mul_f64(0.8 + 0.7 * rng.f64()));
+                // However late a busy machine lets it rest.
+                if caller % 2 == 1 && round % 10 == 9 {
+                    wait_until("it rests", || !is_open(&ledger));
+                }
             }
             number
         })

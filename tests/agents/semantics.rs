@@ -822,9 +822,10 @@ async fn stop_answers_what_has_arrived_and_takes_nothing_more() {
     let (service, desk) = (office.service.clone(), office.desk.clone());
     let stopping = actix::spawn(async move { service.stop().await });
     // It waits behind the others until the service has heard that it is to stop.
+    let mut patience = Duration::from_millis(50);
     let late = loop {
-        match desk.note(3).timeout(Duration::from_millis(50)).await {
-            Err(RpcError::Timeout { .. }) => {}
+        match desk.note(3).timeout(patience).await {
+            Err(RpcError::Timeout { .. }) => patience *= 2,
             late => break late.unwrap_err(),
         }
     };
