@@ -36,6 +36,7 @@ use slimerpc::channel::{
     ServiceInfo, WaitPolicy,
 };
 use slimerpc::fabric::{self, RetryPolicy};
+use slimerpc::wire::{Codec, Raw};
 use slimerpc_actors::{Limits, PeerAgent, Polling, Proxy, service};
 use tokio::sync::oneshot;
 
@@ -175,10 +176,7 @@ impl Ends {
 
     /// Makes `inflight` calls, answers them, and takes in the answers. Says how many were answered.
     fn round(&mut self, request: &[u8], reply: &mut [u8], inflight: u32) -> Result<u32> {
-        let encode = |room: &mut [u8]| {
-            room[..request.len()].copy_from_slice(request);
-            Ok(request.len())
-        };
+        let encode = |room: &mut [u8]| Raw::encode(request, room);
         let timeout = Some(Duration::from_secs(30));
         let mut calls = [const { None }; 16];
         for call in &mut calls[..inflight as usize] {

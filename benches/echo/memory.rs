@@ -1,6 +1,8 @@
 //! What connections take that nobody uses, at either end: memory that is registered, and memory
 //! that is resident, what is used of the registered included.
 
+use std::time::Instant;
+
 use crate::connections::Connections;
 use crate::row::{Row, Unit};
 use crate::suite::Suite;
@@ -8,8 +10,13 @@ use crate::support::Result;
 use crate::support::footprint::Footprint;
 use crate::worker::{Agents, Echo, Worker};
 
+/// Does not fit the slots that a connection begins with.
+const LARGE: usize = 16 << 10;
+/// Calls of that size after the first.
+const LATER: usize = 20;
+
 pub(crate) fn run(suite: &Suite) -> Result<()> {
-    suite.report.expect(2);
+    suite.report.expect(3);
     at_the_service(suite)?;
     at_the_caller(suite)
 }
@@ -32,8 +39,41 @@ fn at_the_service(suite: &Suite) -> Result<()> {
     let what = "a connection at the service's end, descriptors";
     let row = Row::new(what, opened / count as f64, Unit::EachAgent);
     suite.report.row(&row.at_most(3.0));
+    growth(suite, &connections)?;
     connections.end(suite)?;
     first.end(suite)
+}
+
+/// The first message of each connection that does not fit its slots, for which they grow, against
+/// later ones of the same size.
+fn growth(suite: &Suite, connections: &Connections) -> Result<()> {
+    suite.report.step("growth");
+    let message = [7; LARGE];
+    let (mut first, mut later) = (Vec::new(), Vec::new());
+    for proxy in connections.proxies() {
+        let timed = |_| {
+            let began = Instant::now();
+            let echoed = proxy.raw(&message).wait();
+            let took = began.elapsed().as_secs_f64() * 1e6;
+            match echoed?.len() {
+                LARGE => Ok(took),
+                len => Err(format!("{len} bytes come back").into()),
+            }
+        };
+        let took = (0..LATER + 1).map(timed).collect::<Result<Vec<_>>>()?;
+        first.push(took[0]);
+        later.push(median(took[1..].to_vec()));
+    }
+    let (first, later) = (median(first), median(later));
+    let what = "growth: a first call of 16 KiB less a later one, p50";
+    let row = Row::new(what, first - later, Unit::Micros);
+    suite.report.row(&row.at_most(200.0));
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// One agent connects to a service of each of many.

@@ -159,6 +159,22 @@ impl BufferPool {
         Ok(self.lend(&mut self.lock(), whole, len, true))
     }
 
+    /// Takes a buffer as [`take`](Self::take) does, also beyond the limits: for a message that fits
+    /// a slot, of which there are so many as slots.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub(super) fn take_for_slot(self: &Arc<Self>, len: usize) -> Result<PooledBuffer, MemoryError> {
+        match self.take(len) {
+            Err(MemoryError::TooLarge { .. } | MemoryError::Exhausted { .. }) => {
+                let size = len.max(1).next_multiple_of(SMALL);
+                let whole = OwnedRegion::register(&*self.device, size, self.access)?;
+                Ok(self.lend(&mut self.lock(), whole, len, false))
+            }
+            taken => taken,
+        }
+    }
+
     /// Takes a zeroed buffer of `len` bytes that peers may use as `access` allows, registered for
     /// this use alone: when it is dropped, its key becomes invalid.
     ///

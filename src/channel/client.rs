@@ -9,6 +9,7 @@ mod state;
 mod tests;
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ pub(super) use self::state::{BATCH, ClientState};
 use super::call_figures::{Begun, CallFigures, Outcome};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
 use super::core::caller::{Attached, CallId, Prepared, PreparedPayload};
+use super::geometry::RingShape;
+use super::growth;
 use super::lend::{Ring, SlotToken};
 use super::{
     BufferPool, CallError, Credits, Geometry, LossCause, MemoryError, OneWayCall, PendingCall,
@@ -48,6 +51,9 @@ pub struct ClientChannel {
     pub(super) sends: Ring,
     pub(super) replies: Ring,
     pub(super) geometry: Geometry,
+    pub(super) shape: RingShape,
+    /// Size of the slots that requests are made in.
+    pub(super) room: AtomicUsize,
     pub(super) profile: Profile,
     pub(super) peer: String,
     pub(super) waiting: WaitPolicy,
@@ -187,11 +193,11 @@ impl ClientChannel {
         payload: &[u8],
     ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
-        let begun = figures.begin(method);
-        let call = self.make_of_bytes(method, deadline, payload, begun)?;
         let left = deadline.map(|(_, after)| after);
         let payload_at = self.request(CallId(0), method, left, None).encoded_len();
-        let is_inline = payload_at + payload.len() <= self.geometry.slot_size();
+        let is_inline = payload_at + payload.len() <= self.room();
+        let begun = figures.begin(method);
+        let call = self.make_of_bytes(method, deadline, payload, begun)?;
         figures.count_sent(payload.len(), is_inline);
         Ok(call)
     }
@@ -207,7 +213,8 @@ impl ClientChannel {
         let left = deadline.map(|(_, after)| after);
         let mut header = self.request(CallId(0), method, left, None);
         let payload_at = header.encoded_len();
-        if payload_at + payload.len() <= self.geometry.slot_size() {
+        if payload_at + payload.len() <= self.room() {
+            // Slots grow only, so the one that is claimed has that room.
             let mut core = self.lock();
             let is_small = payload.len() <= SMALL;
             if let Some((id, mut send)) = core.claim(self, is_small) {
@@ -354,7 +361,7 @@ impl ClientChannel {
     /// size have no room for a trace beside everything else.
     fn attach(&self, stream: Option<StreamPart>, trace: Option<Traceparent>) -> Option<Attached> {
         let is_native = self.profile == Profile::Native;
-        let room = self.geometry.max_payload();
+        let room = self.shape.first.max_payload();
         let trace = trace.filter(|_| room >= Extension::LARGEST);
         is_native.then_some(Attached { stream, trace })
     }
@@ -465,30 +472,89 @@ impl ClientChannel {
             id: CallId(header.request_id),
             send: Some(send),
         };
-        let exported = match encode(&mut claimed.message()[header.encoded_len()..]) {
-            Ok(len) => {
-                header.payload_len = len as u32;
-                None
-            }
-            Err(error) => {
-                let block = self.encode_outside(error, encode)?;
-                header.set_outside(block.outside());
-                Some(block)
-            }
-        };
+        match encode(&mut claimed.message()[header.encoded_len()..]) {
+            Ok(len) => header.payload_len = len as u32,
+            Err(error) => return self.send_outside(claimed, header, error, encode),
+        }
         let mut core = self.lock();
         if let Some(send) = claimed.send.take() {
             // Meanwhile the channel may have been closed.
             if core.caller.is_claimed(claimed.id, send.slot()) && core.queue_pairs.has_room() {
-                if let Some(block) = exported {
-                    core.caller.export(claimed.id, send.slot(), block);
-                }
                 core.post(self, &header, send);
             } else {
                 core.caller.abandon(claimed.id, send);
             }
         }
         self.conclude_post(core)
+    }
+
+    /// Sends a request whose arguments do not fit its slot, as `error` says.
+    #[cold]
+    fn send_outside(
+        &self,
+        mut claimed: Claimed<'_>,
+        mut header: Header,
+        error: EncodeError,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(), CallError> {
+        let block = self.encode_outside(error, encode)?;
+        header.set_outside(block.outside());
+        let len = block.len();
+        let mut core = self.lock();
+        if let Some(send) = claimed.send.take() {
+            // Meanwhile the channel may have been closed.
+            if core.caller.is_claimed(claimed.id, send.slot()) && core.queue_pairs.has_room() {
+                core.caller.export(claimed.id, send.slot(), block);
+                core.post(self, &header, send);
+            } else {
+                core.caller.abandon(claimed.id, send);
+            }
+        }
+        self.conclude_post(core)?;
+        self.grow_for(len);
+        Ok(())
+    }
+
+    /// Has the rings grow for a message of this size that did not fit, if it then would.
+    #[cold]
+    fn grow_for(&self, size: usize) {
+        if self.shape.fits_grown(size) {
+            self.grow();
+        }
+    }
+
+    /// Has the rings grow, unless they have.
+    #[cold]
+    fn grow(&self) {
+        let Some(memory) = &self.memory else {
+            return; // Only towards a native peer.
+        };
+        let mut core = self.lock();
+        if core.caller.closed().is_some() || !core.growth.begin() {
+            return;
+        }
+        drop(core);
+        let are_there = growth::register(&**memory.device(), &self.sends, &self.replies);
+        let mut core = self.lock();
+        core.growth.registered(are_there);
+        core.tell_growth(self);
+        self.wake(core);
+    }
+
+    /// Memory for a request that has waited, and fits what was agreed on but not its slot; `None`
+    /// if the device refuses.
+    #[cold]
+    fn take_for_slot(&self, len: usize) -> Option<PooledBuffer> {
+        let memory = self.memory.as_ref()?;
+        let taken = memory.take_for_slot(len);
+        let refused = |error: &MemoryError| tracing::warn!(%error, "a request is given up");
+        taken.inspect_err(refused).ok()
+    }
+
+    /// Size of the slots that requests are made in now. They only grow.
+    #[inline]
+    fn room(&self) -> usize {
+        self.room.load(Ordering::Relaxed)
     }
 
     /// Releases the lock, after a request was posted. Whatever closed the channel meanwhile has
@@ -516,7 +582,7 @@ impl ClientChannel {
         let (EncodeError::TooLarge { size, .. }, Some(memory)) = (&error, &self.memory) else {
             return Err(error.into());
         };
-        let block = memory.take(*size);
+        let block = self.shape.take(memory, *size);
         let mut block = block.map_err(|error| no_memory(*size, &error, false))?;
         let len = encode(&mut block)?;
         block.truncate(len);
@@ -564,6 +630,9 @@ impl ClientChannel {
         let mut payload = vec![0; self.geometry.slot_size() - in_front];
         let payload = match encode(&mut payload) {
             Ok(len) => {
+                if in_front + len > self.room() {
+                    self.grow_for(len);
+                }
                 payload.truncate(len);
                 payload.shrink_to_fit();
                 PreparedPayload::Here(payload)
@@ -652,7 +721,7 @@ impl ClientChannel {
         if self.profile == Profile::Native && core.caller.is_idle() {
             return;
         }
-        let to = core.remote.slot(0);
+        let to = core.remote.first().slot(0);
         if let Err(error) = core.queue_pairs.probe(to) {
             core.close(LossCause::Fabric(error.to_string()));
         }
@@ -759,11 +828,24 @@ impl ClientChannel {
     #[cold]
     fn wake_slow<'a>(&'a self, mut core: SpinGuard<'a, ClientState>) {
         core.grant(self);
-        let effects = core.caller.take_effects();
+        let mut effects = core.caller.take_effects();
         let is_closed = core.caller.closed().is_some();
+        if let Some((sends, replies)) = &mut effects.memory
+            && let Some([send, reply]) = core.growth.take_tokens()
+        {
+            sends.push(send);
+            replies.push(reply);
+        }
+        let is_to_grow = core.has_to_grow();
         drop(core);
         if !effects.pending_reads.is_empty() {
+            let sizes = effects.pending_reads.iter();
+            let sizes = sizes.map(|(_, outside)| usize::try_from(outside.len));
+            sizes.flatten().for_each(|size| self.grow_for(size));
             self.wake(self.take_pending_reads(effects.pending_reads));
+        }
+        if is_to_grow {
+            self.grow();
         }
         if let Some((sends, replies)) = effects.memory {
             self.sends.release(sends);
@@ -785,7 +867,8 @@ impl ClientChannel {
     ) -> SpinGuard<'_, ClientState> {
         let blocks = pending_reads.iter().map(|(_, outside)| {
             let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
-            let block = self.memory.as_ref().map(|memory| memory.take(size));
+            let memory = self.memory.as_ref();
+            let block = memory.map(|memory| self.shape.take(memory, size));
             block.map(|block| block.map_err(|error| no_memory(size, &error, true)))
         });
         let blocks: Vec<_> = blocks.collect();

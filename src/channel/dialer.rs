@@ -1,5 +1,6 @@
 //! The calling end of a channel before it is connected.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
@@ -8,7 +9,9 @@ use super::bulk::Bulk;
 use super::client::{BATCH, ClientState};
 use super::completion_watcher::CompletionWatcher;
 use super::core::caller::Caller;
-use super::lend::{RemoteRing, Ring, SlotToken};
+use super::geometry::RingShape;
+use super::growth::Growth;
+use super::lend::{RemoteRing, RemoteRings, Ring, SlotToken};
 use super::queue_pair_group::{QueuePairGroup, QueuePairGroupInit};
 use super::work_id::WorkId;
 use super::{
@@ -31,6 +34,7 @@ pub struct Dialer {
     sends: (Ring, Vec<SlotToken>),
     replies: (Ring, Vec<SlotToken>),
     pub(super) geometry: Geometry,
+    shape: RingShape,
     profile: Profile,
     /// How often the queue pairs have been connected.
     reached: u64,
@@ -71,7 +75,8 @@ impl Dialer {
             // its message needs a receive.
             Profile::Compatible => 2 * slots,
         };
-        let receives = needed_receives + slots;
+        // And one for the word that the peer's ring has grown.
+        let receives = needed_receives + slots + 1;
         let entries =
             (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_QUEUE_PAIRS) as u32);
         let queue = device.create_completion_queue(entries + Bulk::ENTRIES)?;
@@ -88,13 +93,15 @@ impl Dialer {
                 profile,
             },
         )?;
+        let shape = RingShape::of(geometry, profile);
         Ok(Self {
             queue_pairs,
             queue,
             bulk: None,
-            sends: Ring::send(device, geometry)?,
-            replies: Ring::receive(device, geometry)?,
+            sends: Ring::send(device, shape)?,
+            replies: Ring::receive(device, shape)?,
             geometry,
+            shape,
             profile,
             reached: 0,
         })
@@ -157,6 +164,7 @@ impl Dialer {
         waiting: WaitPolicy,
     ) -> Arc<ClientChannel> {
         let ((mut sends, mut claims), (mut replies, mut replied)) = (self.sends, self.replies);
+        let growth = Growth::new(self.shape, &mut claims, &mut replied);
         // A slot must exist at both ends.
         let slots = remote.geometry.slots().min(self.geometry.slots());
         sends.retire(claims.split_off(slots));
@@ -169,7 +177,9 @@ impl Dialer {
                 queue: Some(self.queue),
                 bulk,
                 caller: Caller::new(claims, replied),
-                remote,
+                remote: RemoteRings::new(remote),
+                growth,
+                uses_large: false,
                 violations: Violations::default(),
                 polls: 0,
                 closing: closing.clone(),
@@ -179,6 +189,8 @@ impl Dialer {
             sends,
             replies,
             geometry: self.geometry,
+            shape: self.shape,
+            room: AtomicUsize::new(self.shape.first.slot_size()),
             profile: self.profile,
             peer: peer.to_owned(),
             waiting,

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConnectError, Geometry, lend::RemoteRing};
+use super::geometry::RingShape;
+use super::{ConnectError, Geometry, Profile, lend::RemoteRing};
 use crate::fabric::{Gid, MemoryRegion, QueuePairAddress, TcpAddress};
 
 /// One end of a channel: its queue pairs, and the ring that the peer will write into.
@@ -102,6 +103,25 @@ impl RingAddress {
         }
     }
 
+    /// The ring of a native peer, which has this shape; else what is wrong.
+    pub(super) fn native_ring(&self, geometry: Geometry) -> Result<RemoteRing, String> {
+        let length = geometry.len() as u64;
+        if self.length != length {
+            return Err(format!(
+                "its length is {} bytes, and the geometry takes {length}",
+                self.length
+            ));
+        }
+        if self.addr.checked_add(length).is_none() {
+            return Err(format!("its address {:#x} wraps around", self.addr));
+        }
+        Ok(RemoteRing {
+            addr: self.addr,
+            rkey: self.rkey,
+            geometry,
+        })
+    }
+
     /// The ring of a DLSlime peer, which publishes only its length. It must be a whole number of
     /// slots of this side's size.
     pub(crate) fn compatible_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
@@ -137,7 +157,7 @@ impl RingAddress {
 
 impl Endpoint {
     /// Checks that the peer's ring has the shape of this side's and lies in addressable memory.
-    pub(crate) fn remote_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
+    pub(super) fn remote_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
         let refuse = |field: &'static str, reason| {
             let field = field.into();
             Err(ConnectError::BadEndpoint { field, reason })
@@ -151,24 +171,10 @@ impl Endpoint {
                 format!("{:?} is not ours, {ours:?}", self.geometry),
             );
         }
-        let length = self.geometry.len() as u64;
-        if self.ring.length != length {
-            let reason = format!(
-                "{} bytes for a geometry of {length} bytes",
-                self.ring.length
-            );
-            return refuse("ring length", reason);
-        }
-        if self.ring.addr.checked_add(length).is_none() {
-            return refuse(
-                "ring address",
-                format!("{:#x} wraps around", self.ring.addr),
-            );
-        }
-        Ok(RemoteRing {
-            addr: self.ring.addr,
-            rkey: self.ring.rkey,
-            geometry: self.geometry,
+        let first = RingShape::of(ours, Profile::Native).first;
+        self.ring.native_ring(first).map_err(|reason| {
+            let field = "ring".into();
+            ConnectError::BadEndpoint { field, reason }
         })
     }
 }
@@ -245,8 +251,8 @@ mod tests {
             ..good
         };
         for (bad, field) in [
-            (short, "ring length"),
-            (wraps, "ring address"),
+            (short, "its length"),
+            (wraps, "its address"),
             (other, "geometry"),
         ] {
             let error = bad.remote_ring(ours).unwrap_err();

@@ -1,8 +1,10 @@
 //! The shape of a ring.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::Profile;
+use super::{BufferPool, MemoryError, PooledBuffer, Profile};
 use crate::wire::Header;
 
 /// `slots` x `slot_size` bytes: one slot for each call in flight.
@@ -92,6 +94,67 @@ impl Geometry {
         Self::new(self.slots(), self.slot_size())
     }
 }
+
+/// The shapes that a ring has one after the other. It begins with small slots: most callers send
+/// little, and an idle one pins what it has registered. It gets large ones once a message does not
+/// fit, unless the device refuses (see [`growth`](super::growth)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RingShape {
+    /// The shape at the beginning. If the ring can grow, the last slot is for no call: in it each
+    /// end tells the other that it has grown.
+    pub(super) first: Geometry,
+    /// The shape that was agreed on, if it is not the first.
+    pub(super) grown: Option<Geometry>,
+}
+
+impl RingShape {
+    /// Bytes of a ring at the beginning, unless its slots are many: the two rings of an end then
+    /// take 64 KiB.
+    const FIRST: usize = 32 << 10;
+    /// Smallest first slot: room for whatever a message carries beside a payload, and for a few
+    /// numbers.
+    const LEAST: usize = 256;
+
+    /// Returns whether a payload of this size fits the large slots of rings that can grow.
+    pub(super) fn fits_grown(self, size: usize) -> bool {
+        self.grown.is_some_and(|grown| size <= grown.max_payload())
+    }
+
+    /// Takes memory for a payload that does not fit its slot. If it fits what was agreed on, that
+    /// does not depend on what the setting `payload_memory` leaves.
+    ///
+    /// # Errors
+    /// The errors of [`BufferPool::take`].
+    pub(super) fn take(
+        self,
+        memory: &Arc<BufferPool>,
+        size: usize,
+    ) -> Result<PooledBuffer, MemoryError> {
+        match self.fits_grown(size) {
+            true => memory.take_for_slot(size),
+            false => memory.take(size),
+        }
+    }
+
+    /// The shapes of rings towards peers of this profile, for which `geometry` was agreed on. Those
+    /// towards DLSlime peers are as they are.
+    pub(super) fn of(geometry: Geometry, profile: Profile) -> Self {
+        let slots = geometry.slots + 1;
+        let slot_size = ((Self::FIRST as u32 / slots) & !63).max(Self::LEAST as u32);
+        let is_large = slot_size < geometry.slot_size && slots as usize <= Geometry::MAX_SLOTS;
+        if profile == Profile::Compatible || !is_large {
+            return Self {
+                first: geometry,
+                grown: None,
+            };
+        }
+        Self {
+            first: Geometry { slots, slot_size },
+            grown: Some(geometry),
+        }
+    }
+}
+
 /// The shapes of a mailbox's rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometries {
@@ -117,6 +180,39 @@ impl From<Geometry> for Geometries {
         Self {
             native: geometry,
             compatible: geometry,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_first_rings_of_an_end_take_64_kib_at_most() {
+        for (slots, slot_size) in [(1, 32 << 10), (16, 32 << 10), (16, 1 << 20), (100, 4096)] {
+            let agreed = Geometry::new(slots, slot_size).unwrap();
+            let shape = RingShape::of(agreed, Profile::Native);
+            assert_eq!(shape.grown, Some(agreed));
+            assert!(2 * shape.first.len() <= 64 << 10, "{shape:?}");
+            assert!(shape.first.checked().is_ok());
+            assert_eq!(shape.first.slots(), slots + 1);
+        }
+    }
+
+    #[test]
+    fn what_is_small_or_agreed_with_a_dlslime_peer_does_not_grow() {
+        let small = Geometry::new(16, 1024).unwrap();
+        let large = Geometry::new(16, 32 << 10).unwrap();
+        let many = Geometry::new(Geometry::MAX_SLOTS, 1024).unwrap();
+        for (agreed, profile) in [
+            (small, Profile::Native),
+            (large, Profile::Compatible),
+            (many, Profile::Native),
+        ] {
+            let shape = RingShape::of(agreed, profile);
+            assert_eq!((shape.first, shape.grown), (agreed, None));
         }
     }
 }

@@ -9,7 +9,9 @@ use super::core::responder::{FOREVER, PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
 use super::stream::ItemSink;
 use super::{CallSpan, MemoryError, PooledBuffer, Profile};
-use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart, Traceparent};
+use crate::wire::{
+    Codec, EncodeError, Extension, Fault, Header, MessageKind, Raw, StreamPart, Traceparent,
+};
 
 /// The properties that all requests for a service share.
 #[derive(Debug, Clone)]
@@ -181,6 +183,9 @@ impl Inbound {
     #[inline(always)]
     pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
         let (channel, request) = self.request_mut();
+        if !request.send.is_large() && channel.shape.grown.is_some() {
+            return parts_of_small(channel, request);
+        }
         let payload = request.payload();
         let payload = match request.rare.as_ref().and_then(|rare| rare.outside.as_ref()) {
             Some(block) => block,
@@ -201,15 +206,49 @@ impl Inbound {
 
     /// Answers with the first `len` bytes of the send memory among its [parts](Self::parts). If
     /// that has fewer, the caller gets a [`Fault`].
-    pub fn reply_written(self, len: usize) {
-        let limit = self.channel.geometry.max_payload();
+    pub fn reply_written(mut self, len: usize) {
+        let (channel, request) = self.request_mut();
+        let limit = channel.geometry.max_payload();
         if len > limit {
-            return self.fail(Fault::ReplyTooLarge {
-                size: len as u64,
-                limit: limit as u64,
-            });
+            return self.fail_too_large(len, limit);
+        }
+        if !request.send.is_large() && channel.shape.grown.is_some() {
+            return self.reply_written_beside(len);
         }
         self.reply(|_| Ok(len));
+    }
+
+    /// Answers with the first `len` bytes of the room of a request in a slot that has less.
+    #[cold]
+    fn reply_written_beside(mut self, len: usize) {
+        let (channel, request) = self.request_mut();
+        let block = request.rare.as_mut().and_then(|rare| rare.room.take());
+        let in_slot = channel.sends.bytes(&request.send).len() - Header::LEN;
+        match block {
+            Some(block) if len > in_slot => self.reply_outside(block, len),
+            Some(block) => self.reply(|room| Raw::encode(&block[..len], room)),
+            None if len > in_slot => self.fail_too_large(len, in_slot),
+            None => self.reply(|_| Ok(len)),
+        }
+    }
+
+    #[cold]
+    fn fail_too_large(self, size: usize, limit: usize) {
+        self.fail(Fault::ReplyTooLarge {
+            size: size as u64,
+            limit: limit as u64,
+        });
+    }
+
+    /// Answers with the first bytes of `block`, at least one.
+    fn reply_outside(&mut self, mut block: PooledBuffer, len: usize) {
+        let (channel, request) = self.request_mut();
+        let mut header = answer_header(request, MessageKind::Reply);
+        block.truncate(len);
+        header.set_outside(block.outside());
+        let encoded = header.encode(channel.sends.bytes_mut(&mut request.send));
+        let len = encoded.expect("a slot has room for a header and an extension");
+        self.send(0..len, 0, false, Some(block));
     }
 
     /// Answers with the first `len` bytes of the [payload](Self::payload_mut), which are sent from
@@ -217,23 +256,16 @@ impl Inbound {
     pub fn reply_rewritten(mut self, len: usize) {
         let limit = self.payload().len();
         if len > limit {
-            return self.fail(Fault::ReplyTooLarge {
-                size: len as u64,
-                limit: limit as u64,
-            });
+            return self.fail_too_large(len, limit);
         }
         let (channel, request) = self.request_mut();
         let mut header = answer_header(request, MessageKind::Reply);
-        if let Some(mut block) = request.rare.as_mut().and_then(|rare| rare.outside.take()) {
-            block.truncate(len);
-            // An empty payload has no address.
-            let block = (len > 0).then_some(block);
-            if let Some(block) = &block {
-                header.set_outside(block.outside());
-            }
-            let encoded = header.encode(channel.sends.bytes_mut(&mut request.send));
-            let len = encoded.expect("a slot has room for a header and an extension");
-            return self.send(0..len, 0, false, block);
+        if let Some(block) = request.rare.as_mut().and_then(|rare| rare.outside.take()) {
+            return match len {
+                // An empty payload has no address.
+                0 => self.reply(|_| Ok(0)),
+                _ => self.reply_outside(block, len),
+            };
         }
         header.payload_len = len as u32;
         let payload = request.payload();
@@ -312,9 +344,9 @@ impl Inbound {
                 None
             }
             (Err(EncodeError::TooLarge { size, .. }), Some(memory)) => {
-                let mut block = memory
-                    .take(size)
-                    .map_err(|error| AnswerError::Memory(size, error))?;
+                channel.grow_for(size);
+                let block = channel.shape.take(memory, size);
+                let mut block = block.map_err(|error| AnswerError::Memory(size, error))?;
                 let len = encode(&mut block)?;
                 block.truncate(len);
                 header.set_outside(block.outside());
@@ -367,8 +399,14 @@ impl Inbound {
     fn fail_with(&mut self, fault: &Fault, outcome: Outcome) {
         let profile = self.channel.profile;
         self.fail_as(outcome);
-        let encode = |room: &mut [u8]| profile.encode_fault(fault.clone(), room);
-        if let Err(error) = self.answer(MessageKind::Exception, encode) {
+        let agreed = self.channel.geometry.max_payload();
+        let mut answer = |kept| {
+            self.answer(MessageKind::Exception, |room: &mut [u8]| {
+                profile.encode_fault(fault.clone(), room, kept)
+            })
+        };
+        // What has no memory outside of its slot is shortened to that.
+        if let Err(error) = answer(agreed).or_else(|_| answer(0)) {
             tracing::error!(
                 ?error,
                 "a slot has no room for any fault; the caller will time out"
@@ -417,6 +455,35 @@ fn begin_handler(channel: &PeerChannel, request: &mut SlotRequest) {
     if let Some(figures) = &channel.service.figures {
         figures.begin_handler(&mut request.begun);
     }
+}
+
+/// The arguments, and as much room for the answer as was agreed on, for a request in a slot that
+/// has less.
+#[cold]
+fn parts_of_small<'a>(
+    channel: &'a PeerChannel,
+    request: &'a mut SlotRequest,
+) -> (&'a [u8], &'a mut [u8]) {
+    let payload = request.payload();
+    let agreed = channel.geometry.max_payload();
+    channel.grow_for(agreed);
+    let memory = channel.memory.as_ref();
+    let rare = request.rare.get_or_insert_default();
+    if rare.room.is_none() {
+        // Without memory, there is the room of the slot.
+        rare.room = memory.and_then(|memory| channel.shape.take(memory, agreed).ok());
+        // It may have been somebody else's.
+        rare.room.iter_mut().for_each(|block| block.fill(0));
+    }
+    let payload = match &rare.outside {
+        Some(block) => block,
+        None => &channel.requests.bytes(&request.arrived)[payload],
+    };
+    let room = match &mut rare.room {
+        Some(block) => &mut block[..],
+        None => &mut channel.sends.bytes_mut(&mut request.send)[Header::LEN..],
+    };
+    (payload, room)
 }
 
 /// Counts a request that has arrived. Requests for the next item of a stream are no calls.

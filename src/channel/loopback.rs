@@ -53,6 +53,15 @@ impl Loopback {
         Self::in_runtime(runtime(), caller, called, slots)
     }
 
+    /// Connects a caller on one device with a mailbox on another, with rings of this shape.
+    pub(super) fn shaped(
+        caller: Arc<dyn Device>,
+        called: Arc<dyn Device>,
+        geometry: Geometry,
+    ) -> Self {
+        Self::connected(runtime(), caller, called, geometry, None)
+    }
+
     /// As [`new`](Self::new), with both ends counting in these figures.
     pub(super) fn counted(slots: usize, figures: &Arc<CallFigures>) -> Self {
         let device = || ShmDevice::open().unwrap();

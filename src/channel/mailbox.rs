@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::bulk::Bulk;
 use super::callers::{Callers, Key};
 use super::dlslime::Arriving;
+use super::geometry::RingShape;
 use super::inbound::{Inbound, RequestId};
 use super::lend::{RemoteRing, Ring, SlotToken};
 use super::peer_channel::PeerChannel;
@@ -114,7 +115,7 @@ impl Mailbox {
             let mut bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
             bulk.expect_peer(peer);
             bulk.connect(theirs.bulk)?;
-            Ok((bulk, self.rings(geometry)?))
+            Ok((bulk, self.rings(geometry, Profile::Native)?))
         });
         match connected {
             Ok((bulk, rings)) => {
@@ -172,12 +173,11 @@ impl Mailbox {
     pub(super) fn rings(
         &self,
         geometry: Geometry,
+        profile: Profile,
     ) -> Result<[(Ring, Vec<SlotToken>); 2], ConnectError> {
         let device = &**self.memory.device();
-        Ok([
-            Ring::receive(device, geometry)?,
-            Ring::send(device, geometry)?,
-        ])
+        let shape = RingShape::of(geometry, profile);
+        Ok([Ring::receive(device, shape)?, Ring::send(device, shape)?])
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -317,7 +317,8 @@ fn entries(geometry: Geometry) -> u32 {
 }
 
 fn receives(slots: u32) -> u32 {
-    RECEIVES * slots + slots / SLOTS_OF_SPARE
+    // And one for the word that the peer's ring has grown.
+    RECEIVES * slots + slots / SLOTS_OF_SPARE + 1
 }
 
 #[cfg(test)]
@@ -382,7 +383,7 @@ mod tests {
             imm: beyond.to_bits(),
             bytes: &[],
             lkey: 0,
-            to: core.remote.slot(0),
+            to: core.remote.first().slot(0),
         };
         assert!(core.queue_pairs.write(&hostile).unwrap());
         drop(core);
@@ -412,7 +413,7 @@ mod tests {
             imm: beyond(9).to_bits(),
             bytes: &[],
             lkey: 0,
-            to: core.remote.slot(0),
+            to: core.remote.first().slot(0),
         };
         assert!(core.queue_pairs.write(&hostile).unwrap());
         drop(core);

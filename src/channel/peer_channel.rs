@@ -4,10 +4,14 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 use super::bulk::Bulk;
 use super::core::responder::{Arrival, PreparedReply, Rare, Responder, SlotRequest};
-use super::lend::{RemoteRing, Ring, SlotToken};
+use super::geometry::RingShape;
+use super::growth::{self, Growth};
+use super::in_order::{InOrder, Ready};
+use super::lend::{RemoteRing, RemoteRings, Ring, SlotToken};
 use super::queue_pair_group::{QueuePairGroup, WriteRequest};
 use super::work_id::WorkId;
 use super::{
@@ -15,7 +19,7 @@ use super::{
     Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, Violation, Violations,
 };
 use crate::fabric::shm::{OwnerGuard, OwnerLock};
-use crate::fabric::{Completion, FabricError, RemoteSlice};
+use crate::fabric::{Completion, FabricError};
 use crate::panics::wake_all;
 use crate::wire::{Fault, FixedHeader, Header, Immediate, RendezvousDescriptor, Signal};
 
@@ -33,8 +37,8 @@ pub(super) struct PeerChannel {
     pub(super) sends: Ring,
     /// Memory for payloads beyond a slot.
     pub(super) memory: Option<Arc<BufferPool>>,
-    remote: RemoteRing,
     pub(super) geometry: Geometry,
+    pub(super) shape: RingShape,
     pub(super) profile: Profile,
     /// The service that it calls.
     pub(super) service: Arc<ServiceInfo>,
@@ -50,6 +54,9 @@ struct PeerChannelState {
     /// Reads payloads beyond a slot; with a native caller only.
     bulk: Option<Bulk>,
     responder: Responder,
+    remote: RemoteRings,
+    growth: Growth,
+    in_order: InOrder,
     /// Whether the mailbox waits until all answers have arrived, including later ones.
     is_flushing: bool,
     /// How many more probes are left out.
@@ -70,7 +77,9 @@ impl PeerChannel {
         profile: Profile,
     ) -> Self {
         let (bulk, memory) = bulk.unzip();
-        let [(requests, mut arrivals), (sends, answers)] = rings;
+        let [(requests, mut arrivals), (sends, mut answers)] = rings;
+        let shape = RingShape::of(geometry, profile);
+        let growth = Growth::new(shape, &mut answers, &mut arrivals);
         // A slot must exist at both ends.
         arrivals.truncate(remote.geometry.slots());
         Self {
@@ -78,6 +87,9 @@ impl PeerChannel {
                 queue_pairs: Some(queue_pairs),
                 bulk,
                 responder: Responder::new(arrivals, answers),
+                remote: RemoteRings::new(remote),
+                growth,
+                in_order: InOrder::default(),
                 is_flushing: false,
                 left_out: match profile {
                     Profile::Native => LEFT_OUT,
@@ -88,8 +100,8 @@ impl PeerChannel {
             requests,
             sends,
             memory,
-            remote,
             geometry,
+            shape,
             profile,
             service,
             peer: peer.to_owned(),
@@ -131,6 +143,10 @@ impl PeerChannel {
                 continue;
             };
             match self.take_in(&mut core, self.profile.immediate(imm)) {
+                Arrival::Request(mut request) if core.in_order.is_waiting() => {
+                    request.begin_to_wait(Instant::now);
+                    core.in_order.push(Ready::Request(request));
+                }
                 Arrival::Request(request) => {
                     deliveries.push_back(Delivery::Request(self.inbound(request)));
                 }
@@ -160,8 +176,20 @@ impl PeerChannel {
     #[inline]
     fn take_in(&self, core: &mut PeerChannelState, imm: Immediate) -> Arrival {
         // The bytes of a slot are lent to its handler until it is answered.
-        let arrived = core.responder.arrived(imm.slot);
-        let arrived = arrived.filter(|_| imm.signal == Signal::Message);
+        let mut arrived = core.responder.arrived(imm.slot);
+        match imm.signal {
+            Signal::Message => {}
+            Signal::Large => {
+                if arrived.is_some_and(|arrived| !arrived.is_large()) {
+                    if !core.enlarge(self, imm.slot) {
+                        return Arrival::Violation(Violation::BadRing);
+                    }
+                    arrived = core.responder.arrived(imm.slot);
+                }
+            }
+            Signal::Cancel | Signal::Release => arrived = None,
+            Signal::Grown => return self.learn(core),
+        }
         let bytes = arrived.map(|arrived| self.requests.bytes(arrived));
         let fixed = bytes.and_then(|bytes| self.profile.decode_fixed(bytes).ok());
         match (fixed, bytes) {
@@ -176,6 +204,48 @@ impl PeerChannel {
                 None => self.take_in_extended(core, imm, fixed),
             },
             (fixed, _) => self.accept(core, imm, fixed.map(FixedHeader::plain)),
+        }
+    }
+
+    /// Handles that the caller's ring has grown.
+    #[cold]
+    fn learn(&self, core: &mut PeerChannelState) -> Arrival {
+        let learnt = core
+            .growth
+            .learn(self.shape, &self.requests, &mut core.remote);
+        if let Err(violation) = learnt {
+            return Arrival::Violation(violation);
+        }
+        if let Some(queue_pairs) = &mut core.queue_pairs {
+            queue_pairs.place_again();
+        }
+        // If this side has not grown, it is to do so once the lock is released.
+        core.responder.note_effect();
+        Arrival::Noted
+    }
+
+    /// Has the rings grow, unless they have.
+    #[cold]
+    fn grow(&self) {
+        let Some(memory) = &self.memory else {
+            return; // Only towards a native caller.
+        };
+        let mut core = self.lock();
+        if core.responder.closed().is_some() || !core.growth.begin() {
+            return;
+        }
+        drop(core);
+        let are_there = growth::register(&**memory.device(), &self.sends, &self.requests);
+        let core = &mut *self.lock();
+        core.growth.registered(are_there);
+        core.tell_growth(self);
+    }
+
+    /// Has the rings grow for a message of this size that did not fit, if it then would.
+    #[cold]
+    pub(super) fn grow_for(&self, size: usize) {
+        if self.shape.fits_grown(size) {
+            self.grow();
         }
     }
 
@@ -194,7 +264,7 @@ impl PeerChannel {
         if let (Arrival::Request(request), Some(queue_pairs)) =
             (&mut arrival, &mut core.queue_pairs)
         {
-            queue_pairs.renew(&self.sends, &mut request.send, &self.remote);
+            queue_pairs.renew(&self.sends, &mut request.send, &core.remote);
         }
         arrival
     }
@@ -213,7 +283,16 @@ impl PeerChannel {
         let message = payload.map(|payload| (fixed.plain().0, payload));
         match (self.accept(core, imm, message), extension) {
             (Arrival::Request(request), Some(extension)) => {
-                core.responder.extended(request, &extension)
+                let arrival = core.responder.extended(request, &extension);
+                if let Some(outside) = extension.outside
+                    && core.responder.is_offered(imm.slot)
+                    && self
+                        .shape
+                        .fits_grown(usize::try_from(outside.len).unwrap_or(usize::MAX))
+                {
+                    core.in_order.await_payload(imm.slot);
+                }
+                arrival
             }
             (arrival, _) => arrival,
         }
@@ -228,13 +307,21 @@ impl PeerChannel {
         deliveries: &mut VecDeque<Delivery>,
     ) {
         let effects = core.responder.take_effects();
+        let is_to_grow = core.remote.grown().is_some() && core.growth.is_small();
+        let mut cancelled = effects.cancelled;
+        if core.in_order.is_waiting() {
+            cancelled.retain(|(slot, request_id)| !core.in_order.cancel(*slot, *request_id));
+        }
         drop(core);
-        for (slot, request_id) in effects.cancelled {
+        if is_to_grow {
+            self.grow();
+        }
+        for (slot, request_id) in cancelled {
             let request = RequestId::new(self, slot, request_id);
             deliveries.push_back(Delivery::Cancel(request));
         }
         for (slot, outside) in effects.offered {
-            self.read(slot, outside);
+            self.read(slot, outside, deliveries);
         }
         for (request, failure) in effects.ended {
             let request = self.inbound(request);
@@ -260,11 +347,18 @@ impl PeerChannel {
 
     /// Begins to read the payload of the request in `slot`, which lies at its caller, or answers
     /// that it cannot be read.
-    fn read(self: &Arc<Self>, slot: u16, outside: RendezvousDescriptor) {
+    fn read(
+        self: &Arc<Self>,
+        slot: u16,
+        outside: RendezvousDescriptor,
+        deliveries: &mut VecDeque<Delivery>,
+    ) {
         let Some(memory) = &self.memory else {
             return; // Only with a native caller.
         };
-        let taken = memory.take(usize::try_from(outside.len).unwrap_or(usize::MAX));
+        let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
+        self.grow_for(size);
+        let taken = self.shape.take(memory, size);
         let mut core = self.lock();
         let PeerChannelState {
             responder, bulk, ..
@@ -288,9 +382,28 @@ impl PeerChannel {
             },
         };
         let request = core.responder.take_read(slot);
+        core.in_order.read(slot, None);
+        self.deliver_in_order(&mut core, deliveries);
         drop(core);
         if let Some(request) = request {
             self.inbound(request).fail(fault);
+        }
+    }
+
+    /// Hands over what waits for nothing any more.
+    #[cold]
+    fn deliver_in_order(
+        self: &Arc<Self>,
+        core: &mut PeerChannelState,
+        deliveries: &mut VecDeque<Delivery>,
+    ) {
+        while let Some(ready) = core.in_order.next() {
+            deliveries.push_back(match ready {
+                Ready::Request(request) => Delivery::Request(self.inbound(request)),
+                Ready::Cancel(slot, request_id) => {
+                    Delivery::Cancel(RequestId::new(self, slot, request_id))
+                }
+            });
         }
     }
 
@@ -310,14 +423,17 @@ impl PeerChannel {
                 queue_pairs.retire(id);
             }
             self.post_unsent(&mut core);
+            core.tell_growth(self);
             return core.open();
         }
         let complete = core.bulk.as_mut().map_or(Ok(None), Bulk::complete);
         let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
         if let Some((slot, payload)) = complete {
             let request = core.responder.read(slot as u16, payload);
+            let request = core.in_order.read(slot as u16, request);
             let request = request.map(|request| Delivery::Request(self.inbound(request)));
             deliveries.extend(request);
+            self.deliver_in_order(&mut core, deliveries);
             self.attend(core, deliveries);
         }
         Ok(())
@@ -328,7 +444,7 @@ impl PeerChannel {
             && queue_pairs.has_room()
             && let Some((reply, request)) = core.responder.take_unsent()
         {
-            let written = self.write(queue_pairs, request, &reply);
+            let written = self.write(queue_pairs, &core.remote, request, &reply);
             core.written(written, reply);
         }
     }
@@ -338,7 +454,7 @@ impl PeerChannel {
     pub(super) fn flush(&self) -> bool {
         let mut core = self.lock();
         core.is_flushing = true;
-        core.flush(self.remote.slot(0))
+        core.flush()
     }
 
     /// Makes sure that a later poll notices if the caller is gone.
@@ -348,7 +464,7 @@ impl PeerChannel {
             core.left_out -= 1;
             return;
         }
-        let to = self.remote.slot(0);
+        let to = core.remote.first().slot(0);
         let (None, Some(queue_pairs)) = (core.responder.closed(), &mut core.queue_pairs) else {
             return;
         };
@@ -460,11 +576,11 @@ impl PeerChannel {
         if let Some(block) = block {
             core.responder.keep(reply.slot, block);
         }
-        let written = self.write(queue_pairs, &request, &reply);
+        let written = self.write(queue_pairs, &core.remote, &request, &reply);
         let rare = core.responder.answered(request);
         core.written(written, reply);
         if core.is_flushing {
-            core.flush(self.remote.slot(0));
+            core.flush();
         }
         rare
     }
@@ -473,6 +589,7 @@ impl PeerChannel {
     fn write(
         &self,
         queue_pairs: &mut QueuePairGroup,
+        remote: &RemoteRings,
         request: &SlotRequest,
         reply: &PreparedReply,
     ) -> Result<bool, FabricError> {
@@ -489,7 +606,7 @@ impl PeerChannel {
             imm: imm.to_bits(),
             bytes: &ring.bytes(token)[reply.bytes.clone()],
             lkey: token.lkey(),
-            to: self.remote.slot(reply.slot),
+            to: remote.to(token),
         })
     }
 }
@@ -511,7 +628,48 @@ impl PeerChannelState {
         self.responder.closed().cloned().map_or(Ok(()), Err)
     }
 
-    fn flush(&mut self, to: RemoteSlice) -> bool {
+    /// Makes a slot a large one, the first time that the caller says to have made a request there.
+    /// Returns whether it may stand there.
+    #[cold]
+    fn enlarge(&mut self, channel: &PeerChannel, slot: u16) -> bool {
+        // The answer is written there.
+        self.remote.grown().is_some()
+            && self.responder.free_request(slot).is_some_and(|request| {
+                channel.requests.enlarge(&mut request.arrived)
+                    && channel.sends.enlarge(&mut request.send)
+            })
+    }
+
+    /// Tells the caller where the new request ring is, if it is there and was not told.
+    #[cold]
+    fn tell_growth(&mut self, channel: &PeerChannel) {
+        let to = self.remote.first();
+        let (Some(queue_pairs), growth) = (&mut self.queue_pairs, &mut self.growth) else {
+            return;
+        };
+        let Some((send, bytes)) = growth.message(&channel.sends, &channel.requests) else {
+            return;
+        };
+        let (slot, signal) = (send.slot(), Signal::Grown);
+        let told = queue_pairs.write(&WriteRequest {
+            imm: Immediate { slot, signal }.to_bits(),
+            bytes,
+            lkey: send.lkey(),
+            to: to.slot(slot),
+        });
+        match told {
+            Ok(true) => {
+                growth.told();
+                queue_pairs.place_again();
+            }
+            // The completion of what is under way comes first.
+            Ok(false) => {}
+            Err(error) => self.close(LossCause::Fabric(error.to_string())),
+        }
+    }
+
+    fn flush(&mut self) -> bool {
+        let to = self.remote.first().slot(0);
         let (None, Some(queue_pairs)) = (self.responder.closed(), &mut self.queue_pairs) else {
             return true;
         };
@@ -533,6 +691,9 @@ impl PeerChannelState {
         }
         if let Some(bulk) = &mut self.bulk {
             bulk.fail();
+        }
+        for request in self.in_order.give_up() {
+            self.responder.give_up(*request);
         }
     }
 }

@@ -48,9 +48,18 @@ impl Profile {
     }
 
     /// Writes the payload of an exception, shortened if it does not fit.
-    pub(super) fn encode_fault(self, fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
+    ///
+    /// # Errors
+    /// No fault fits; or this one of a native peer has at most `kept` bytes and more than `room`
+    /// has. It is not shortened to less than fits `kept`.
+    pub(super) fn encode_fault(
+        self,
+        fault: Fault,
+        room: &mut [u8],
+        kept: usize,
+    ) -> Result<usize, EncodeError> {
         match self {
-            Self::Native => encode_fault(fault, room),
+            Self::Native => encode_fault(fault, room, kept),
             Self::Compatible => Exception::from(fault).encode(room),
         }
     }
@@ -84,10 +93,13 @@ impl Profile {
 
 /// Encodes a fault, giving up more and more of its traceback, from the end, and then of its
 /// message.
-fn encode_fault(fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
+fn encode_fault(fault: Fault, room: &mut [u8], kept: usize) -> Result<usize, EncodeError> {
     let mut fault = fault;
     loop {
         let error = match Bincode::encode(&fault, room) {
+            Err(EncodeError::TooLarge { size, limit }) if size <= kept => {
+                return Err(EncodeError::TooLarge { size, limit });
+            }
             Ok(len) => return Ok(len),
             Err(error) => error,
         };
@@ -158,7 +170,7 @@ mod tests {
         };
         for room in [48, 100, 700, 4000] {
             let mut bytes = vec![0; room];
-            let len = encode_fault(fault.clone(), &mut bytes).expect("a fault fits 48 bytes");
+            let len = encode_fault(fault.clone(), &mut bytes, 0).expect("a fault fits 48 bytes");
             assert!(Bincode::decode::<Fault>(&bytes[..len]).is_ok());
         }
     }

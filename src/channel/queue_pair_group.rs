@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::iter;
 use std::sync::Arc;
 
-use super::lend::{RemoteRing, Ring, SlotToken};
+use super::lend::{RemoteRings, Ring, SlotToken};
 use super::send_queue::SendQueue;
 use super::work_id::WorkId;
 use super::{ConnectError, Profile, QueuePairInfo};
@@ -54,7 +54,8 @@ pub(super) struct QueuePairGroup {
     used: u32,
     inline: usize,
     owner: u64,
-    /// Whether the peer's ring may become writable in place.
+    /// Whether the peer's ring can be written in place, and whether it may become so.
+    can_place: bool,
     may_place: bool,
 }
 
@@ -110,8 +111,10 @@ impl QueuePairGroup {
             .collect::<Result<_, _>>()?;
         // A DLSlime peer may write into the slot that its next request is made in.
         let is_alone = init.profile == Profile::Native && queue_pairs.len() == 1;
+        let can_place = is_alone && queue_pairs[0].qp.can_place();
         let mut queue_pairs = Self {
-            may_place: is_alone && queue_pairs[0].qp.can_place(),
+            can_place,
+            may_place: can_place,
             queue_pairs,
             sends: init.sends,
             receives: init.receives,
@@ -208,24 +211,35 @@ impl QueuePairGroup {
     /// Has the next message in the slot of `send`, a token of `sends`, be made in `remote` itself,
     /// if that is possible.
     #[inline]
-    pub(super) fn renew(&mut self, sends: &Ring, send: &mut SlotToken, remote: &RemoteRing) {
+    pub(super) fn renew(&mut self, sends: &Ring, send: &mut SlotToken, remote: &RemoteRings) {
         if self.may_place {
             self.place(sends, remote);
         }
         sends.renew(send);
     }
 
-    /// Asks the fabric for the peer's ring until it can map it, which it does once something was
+    /// Asks the fabric for the peer's rings until it can map them, which it does once something was
     /// sent there.
     #[cold]
-    fn place(&mut self, sends: &Ring, remote: &RemoteRing) {
-        let peers = self.queue_pairs[0]
-            .qp
-            .place(remote.slot(0), remote.geometry.len());
-        if let Some(peers) = peers {
-            self.may_place = false;
-            sends.place(peers);
+    fn place(&mut self, sends: &Ring, remote: &RemoteRings) {
+        let qp = &mut self.queue_pairs[0].qp;
+        let rings = [(false, Some(remote.first())), (true, remote.grown())];
+        self.may_place = false;
+        for (is_large, ring) in rings {
+            let Some(ring) = ring.filter(|_| !sends.is_placed(is_large)) else {
+                continue;
+            };
+            match qp.place(ring.slot(0), ring.geometry.len()) {
+                Some(peers) => sends.place(peers, is_large),
+                None => self.may_place = true,
+            }
         }
+    }
+
+    /// Has messages be made in the peer's ring again where that is possible, now that an end has
+    /// grown.
+    pub(super) fn place_again(&mut self) {
+        self.may_place = self.can_place;
     }
 
     /// Sends a message if there is room, and returns whether there was.

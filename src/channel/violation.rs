@@ -16,16 +16,19 @@ pub enum Violation {
     SlotBusy,
     /// A reply does not match a request that is outstanding in its slot; a second reply does not.
     UnknownRequest,
+    /// A ring that has grown is none, is told twice, or is written into before it is there.
+    BadRing,
 }
 
 impl Violation {
     /// Every kind, for reports.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::BadHeader,
         Self::BadSlot,
         Self::WrongKind,
         Self::SlotBusy,
         Self::UnknownRequest,
+        Self::BadRing,
     ];
 
     /// Its name in metrics and records.
@@ -36,6 +39,7 @@ impl Violation {
             Self::WrongKind => "wrong_kind",
             Self::SlotBusy => "slot_busy",
             Self::UnknownRequest => "unknown_request",
+            Self::BadRing => "bad_ring",
         }
     }
 }

@@ -307,6 +307,8 @@ fn kind_of(tag: u32) -> Result<MessageKind, HeaderError> {
 
 const CANCEL: u32 = 1 << 16;
 const RELEASE: u32 = 1 << 17;
+const LARGE: u32 = 1 << 18;
+const GROWN: u32 = 1 << 19;
 
 /// The meaning of an immediate for its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -319,6 +321,12 @@ pub enum Signal {
     /// The caller has read the payload of the answer in the slot, which lay outside of it (native
     /// peers only).
     Release,
+    /// A request stands in the large slot of this number (native peers only). Its answer comes in
+    /// the large slot, too.
+    Large,
+    /// The sender has a ring of large slots now; the last small slot says where (native peers
+    /// only). The number means nothing.
+    Grown,
 }
 
 /// The immediate of a WRITE_WITH_IMM: the slot in its low 16 bits, what it is about above.
@@ -345,6 +353,8 @@ impl Immediate {
             Signal::Message => 0,
             Signal::Cancel => CANCEL,
             Signal::Release => RELEASE,
+            Signal::Large => LARGE,
+            Signal::Grown => GROWN,
         };
         u32::from(self.slot) | signal
     }
@@ -352,9 +362,11 @@ impl Immediate {
     /// Decodes a received number. Unknown high bits are ignored, as DLSlime does.
     #[inline]
     pub fn from_bits(bits: u32) -> Self {
-        let signal = match bits & (CANCEL | RELEASE) {
+        let signal = match bits & (CANCEL | RELEASE | LARGE | GROWN) {
             0 => Signal::Message,
+            LARGE => Signal::Large,
             RELEASE => Signal::Release,
+            GROWN => Signal::Grown,
             _ => Signal::Cancel,
         };
         Self {

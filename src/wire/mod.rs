@@ -43,4 +43,4 @@ pub use self::{
 };
 
 /// Version of the native wire format. Peers refuse each other when theirs differ.
-pub const WIRE_VERSION: u32 = 3;
+pub const WIRE_VERSION: u32 = 4;

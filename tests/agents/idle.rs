@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 
+use slimerpc::channel::RegisteredMemory;
 use slimerpc_actors::{PeerAgent, service};
 use support::alone::is_alone;
 
 const CONNECTIONS: usize = 20;
-const MIB: usize = 1 << 20;
+const KIB: usize = 1 << 10;
 
 #[derive(Default)]
 struct Idler;
@@ -35,10 +36,10 @@ fn shared_memory() -> usize {
 }
 
 #[actix::test]
-async fn an_idle_connection_takes_at_most_a_mebibyte_at_each_end() {
+async fn an_idle_connection_registers_at_most_64_kib_at_each_end() {
     if !is_alone(
         module_path!(),
-        "an_idle_connection_takes_at_most_a_mebibyte_at_each_end",
+        "an_idle_connection_registers_at_most_64_kib_at_each_end",
     ) {
         return;
     }
@@ -56,18 +57,20 @@ async fn an_idle_connection_takes_at_most_a_mebibyte_at_each_end() {
     let first = driver.proxy::<Idler>("idle:worker").await.unwrap();
     first.nothing().await.unwrap();
 
-    let before = shared_memory();
+    let (before, registered) = (shared_memory(), RegisteredMemory::now().bytes);
     let mut proxies = Vec::new();
     for _ in 0..CONNECTIONS {
         proxies.push(driver.proxy::<Idler>("idle:worker").await.unwrap());
     }
     let each = (shared_memory() - before) / CONNECTIONS;
+    // Both ends are here.
+    let registered = RegisteredMemory::now().bytes - registered;
+    let registered = registered as usize / CONNECTIONS / 2;
     assert!(
-        each > MIB / 2,
+        registered > 32 * KIB && each > registered,
         "rings are somewhere: {each} bytes a connection"
     );
-    // Both ends are here. Beside the rings, of 1 MiB at each end, there are the receive queues,
-    // which hold no payload.
-    let queues = 128 * 1024;
-    assert!(each <= 2 * MIB + queues, "{each} bytes a connection");
+    assert!(registered <= 64 * KIB, "{registered} bytes at each end");
+    // Beside the rings there are the receive queues, which hold no payload.
+    assert!(each <= (128 + 128) * KIB, "{each} bytes a connection");
 }

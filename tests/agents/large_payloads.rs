@@ -353,6 +353,30 @@ async fn memory_that_is_spent_is_a_typed_error_and_comes_back() {
     pair.accounts_are_back().await;
 }
 
+/// What was agreed on is there, also before the rings have grown to it.
+#[actix::test]
+async fn messages_that_fit_a_slot_need_no_payload_memory() {
+    let slot = 32 << 10;
+    let limits = || {
+        let limits = Limits::default().slot_size(slot).max_inflight(SLOTS);
+        limits.max_payload(slot - 16).payload_memory(0)
+    };
+    for len in [10_000, slot - 64] {
+        let side = |role: &str| support::agent(unique(role)).limits(limits());
+        let pair = pair_of(side("worker"), side("driver")).await;
+        let bytes = pattern(len, 5);
+        // Most of them wait for a credit.
+        let calls: Vec<_> = (0..10 * SLOTS).map(|_| pair.store.echo(&bytes)).collect();
+        for echoed in wait_all(calls, LONG).await.unwrap() {
+            assert!(echoed == bytes);
+        }
+        assert_eq!(pair.store.first(&bytes).await.unwrap(), &bytes[..8]);
+        let error = pair.store.echo(&pattern(2 * slot, 5)).await.unwrap_err();
+        assert!(matches!(error, RpcError::TooLarge { .. }), "{error}");
+        pair.accounts_are_back().await;
+    }
+}
+
 #[actix::test]
 async fn a_peer_that_leaves_in_the_middle_gives_all_memory_back() {
     for side in [0, 1] {

@@ -757,7 +757,7 @@ async fn callers_that_rest_cost_nothing() {
             futures_util::future::try_join_all(all).await.unwrap();
             let awake = (ResourceUsage::now(), shared_memory(), watched().await);
             let are_open = awake.0.descriptors > before.0.descriptors
-                && awake.1 > before.1 + CALLERS * (2 << 20);
+                && awake.1 > before.1 + CALLERS * (64 << 10);
             if are_open && (awake.2 > before.2 * 1.4 || began.elapsed() > LONG) {
                 break awake;
             }

@@ -2,6 +2,7 @@
 //! completions in and posts what the machine says.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::sync::Notify;
@@ -10,11 +11,12 @@ use super::{ClientChannel, TellError, TellFailure};
 use crate::channel::bulk::Bulk;
 use crate::channel::core::caller::{CallId, Caller, Granted, PreparedPayload, Received};
 use crate::channel::core::slot::ReplyMeta;
-use crate::channel::lend::{RemoteRing, SlotToken};
+use crate::channel::growth::Growth;
+use crate::channel::lend::{RemoteRings, SlotToken};
 use crate::channel::queue_pair_group::{QueuePairGroup, WriteRequest};
 use crate::channel::work_id::WorkId;
 use crate::channel::{CallError, LossCause, PooledBuffer, Profile, Violation, Violations};
-use crate::fabric::{Completion, FabricError, QueueHalves};
+use crate::fabric::{Completion, FabricError, QueueHalves, RemoteSlice};
 use crate::wire::{
     Fault, FixedHeader, Header, Immediate, MessageKind, RendezvousDescriptor, Signal,
 };
@@ -33,7 +35,10 @@ pub(in crate::channel) struct ClientState {
     /// Reads payloads beyond a slot; with a native peer only.
     pub(in crate::channel) bulk: Option<Bulk>,
     pub(in crate::channel) caller: Caller,
-    pub(in crate::channel) remote: RemoteRing,
+    pub(in crate::channel) remote: RemoteRings,
+    pub(in crate::channel) growth: Growth,
+    /// Whether requests are made in large slots.
+    pub(in crate::channel) uses_large: bool,
     pub(in crate::channel) violations: Violations,
     /// How often arrivals were looked for since the figures were told.
     pub(in crate::channel) polls: u64,
@@ -130,6 +135,7 @@ impl ClientState {
         if !id.receive {
             self.queue_pairs.retire(id);
             self.caller.make_room();
+            self.tell_growth(channel);
         } else if let Some(imm) = self
             .queue_pairs
             .receive(id, completion.imm.unwrap_or_default())
@@ -146,10 +152,13 @@ impl ClientState {
         channel: &ClientChannel,
         imm: Immediate,
     ) -> Result<Received, Violation> {
+        if imm.signal != Signal::Message {
+            return self.receive_signal(channel, imm.signal);
+        }
         let slot = channel.replies.bytes(self.caller.replied(imm.slot)?);
         let fixed = channel.profile.decode_fixed(slot);
         let fixed = fixed.map_err(|_| Violation::BadHeader)?;
-        if imm.signal != Signal::Message || fixed.kind == MessageKind::Request {
+        if fixed.kind == MessageKind::Request {
             return Err(Violation::WrongKind);
         }
         if fixed.is_extended {
@@ -160,6 +169,65 @@ impl ClientState {
         Ok(self
             .caller
             .receive(imm.slot, CallId(header.request_id), reply, outside))
+    }
+
+    /// Handles what is no message.
+    #[cold]
+    fn receive_signal(
+        &mut self,
+        channel: &ClientChannel,
+        signal: Signal,
+    ) -> Result<Received, Violation> {
+        if signal != Signal::Grown {
+            return Err(Violation::WrongKind);
+        }
+        self.growth
+            .learn(channel.shape, &channel.replies, &mut self.remote)?;
+        self.use_large(channel);
+        // If this side has not grown, it is to do so once the lock is released.
+        self.caller.note_effect();
+        Ok(Received::Late)
+    }
+
+    /// Tells the peer where the new reply ring is, if it is there and was not told.
+    pub(super) fn tell_growth(&mut self, channel: &ClientChannel) {
+        let to = self.remote.first();
+        let (queue_pairs, growth) = (&mut self.queue_pairs, &mut self.growth);
+        let Some((send, bytes)) = growth.message(&channel.sends, &channel.replies) else {
+            return;
+        };
+        let (slot, signal) = (send.slot(), Signal::Grown);
+        let told = queue_pairs.write(&WriteRequest {
+            imm: Immediate { slot, signal }.to_bits(),
+            bytes,
+            lkey: send.lkey(),
+            to: to.slot(slot),
+        });
+        match told {
+            Ok(true) => {
+                growth.told();
+                self.use_large(channel);
+            }
+            // The completion of what is under way comes first.
+            Ok(false) => {}
+            Err(error) => self.close(LossCause::Fabric(error.to_string())),
+        }
+    }
+
+    /// Has requests made in large slots from now on, if both ends have told each other.
+    fn use_large(&mut self, channel: &ClientChannel) {
+        if let (true, Some(grown)) = (self.growth.is_told(), self.remote.grown()) {
+            self.uses_large = true;
+            let room = grown.geometry.slot_size();
+            channel.room.store(room, Ordering::Relaxed);
+            self.queue_pairs.place_again();
+        }
+    }
+
+    /// Returns whether the peer has grown and this side has yet to begin.
+    pub(super) fn has_to_grow(&self) -> bool {
+        let is_open = self.caller.closed().is_none();
+        is_open && self.remote.grown().is_some() && self.growth.is_small()
     }
 
     /// Handles a reply with an extension.
@@ -230,11 +298,21 @@ impl ClientState {
 
     /// Handles the answer to a one-way call, in `slot`.
     pub(super) fn complete_one_way(&mut self, channel: &ClientChannel, slot: u16, method: u32) {
+        let outside = match self.caller.take_read(slot) {
+            Ok(outside) => outside,
+            Err(error) => {
+                let cause = TellError::Fault(unread(error));
+                return self
+                    .caller
+                    .complete(slot, Some(TellFailure { method, cause }));
+            }
+        };
         let fault = self.caller.replied(slot).ok().and_then(|replied| {
             let bytes = channel.replies.bytes(replied);
             let (header, payload) = channel.profile.decode(bytes).ok()?;
+            let payload = outside.as_deref().unwrap_or(&bytes[payload]);
             (header.kind == MessageKind::Exception)
-                .then(|| channel.profile.decode_fault(&bytes[payload]).ok())?
+                .then(|| channel.profile.decode_fault(payload).ok())?
         });
         let failure = fault.map(|fault| TellFailure {
             method,
@@ -265,7 +343,7 @@ impl ClientState {
         };
         let len = channel
             .profile
-            .encode_fault(fault, &mut message[Header::LEN..])
+            .encode_fault(fault, &mut message[Header::LEN..], 0)
             .unwrap_or_default();
         let header = Header {
             kind: MessageKind::Exception,
@@ -276,7 +354,8 @@ impl ClientState {
         if is_request && header.encode(message).is_ok() {
             let signal = Signal::Message;
             let message = &message[..Header::LEN + len];
-            self.write(Immediate { slot, signal }, message, lkey);
+            let to = self.remote.first().slot(slot);
+            self.write(Immediate { slot, signal }, message, lkey, to);
         }
         self.caller.posted(CallId(request.request_id), send);
     }
@@ -310,7 +389,7 @@ impl ClientState {
             && let Some(slot) = self.caller.take_release()
         {
             let signal = Signal::Release;
-            self.write(Immediate { slot, signal }, &[], NO_KEY);
+            self.signal(slot, signal);
         }
         // One doorbell for as many as there are.
         loop {
@@ -329,7 +408,7 @@ impl ClientState {
                 imm: message_in(send).to_bits(),
                 bytes: &channel.sends.bytes(send)[..*len],
                 lkey: send.lkey(),
-                to: remote.slot(send.slot()),
+                to: remote.to(send),
             });
             if let Err(error) = self.queue_pairs.write_all(messages) {
                 self.close(LossCause::Fabric(error.to_string()));
@@ -359,13 +438,27 @@ impl ClientState {
         let mut header = channel.request(id, request.method, left, request.attached.as_ref());
         match request.payload {
             PreparedPayload::Here(payload) => {
-                if header.encoded_len() + payload.len() > message.len() {
+                if header.encoded_len() + payload.len() > channel.geometry.slot_size() {
                     // A deadline that was set later does not fit beside the arguments.
                     header.drop_deadline();
                 }
                 let at = header.encoded_len();
-                header.payload_len = payload.len() as u32;
-                message[at..at + payload.len()].copy_from_slice(&payload);
+                match message.get_mut(at..at + payload.len()) {
+                    Some(room) => {
+                        header.payload_len = payload.len() as u32;
+                        room.copy_from_slice(&payload);
+                    }
+                    // The rings have yet to grow, or cannot.
+                    None => {
+                        let Some(mut block) = channel.take_for_slot(payload.len()) else {
+                            self.caller.abandon(id, send);
+                            return None;
+                        };
+                        block.copy_from_slice(&payload);
+                        header.set_outside(block.outside());
+                        self.caller.export(id, slot, block);
+                    }
+                }
             }
             PreparedPayload::Pooled(block) => {
                 header.set_outside(block.outside());
@@ -384,12 +477,13 @@ impl ClientState {
     #[inline(always)]
     pub(super) fn post(&mut self, channel: &ClientChannel, header: &Header, mut send: SlotToken) {
         let (id, imm, lkey) = (CallId(header.request_id), message_in(&send), send.lkey());
+        let to = self.remote.to(&send);
         let message = channel.sends.bytes_mut(&mut send);
         let Ok(payload_at) = header.encode(message) else {
             return self.caller.abandon(id, send);
         };
         let total = payload_at + header.payload_len as usize;
-        self.write(imm, &message[..total], lkey);
+        self.write(imm, &message[..total], lkey, to);
         self.caller.posted(id, send);
     }
 
@@ -411,17 +505,29 @@ impl ClientState {
     /// Prepares the memory of `send` for a new message.
     #[inline]
     pub(super) fn renew(&mut self, channel: &ClientChannel, send: &mut SlotToken) {
+        if self.uses_large && !send.is_large() {
+            self.enlarge(channel, send);
+        }
         self.queue_pairs.renew(&channel.sends, send, &self.remote);
     }
 
-    /// Sends `bytes`, which stand in registered memory with this key, to the slot that `imm` names.
+    /// Moves the slot of `send`, which was claimed just now, to the large one of its number.
+    #[cold]
+    fn enlarge(&mut self, channel: &ClientChannel, send: &mut SlotToken) {
+        let replied = self.caller.free_reply(send.slot());
+        if replied.is_some_and(|replied| channel.replies.enlarge(replied)) {
+            channel.sends.enlarge(send);
+        }
+    }
+
+    /// Sends `bytes`, which stand in registered memory with this key, to this place at the peer.
     #[inline]
-    fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32) {
+    fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32, to: RemoteSlice) {
         let sent = self.queue_pairs.write(&WriteRequest {
             imm: imm.to_bits(),
             bytes,
             lkey,
-            to: self.remote.slot(imm.slot),
+            to,
         });
         if let Err(error) = sent {
             self.close(LossCause::Fabric(error.to_string()));
@@ -431,9 +537,15 @@ impl ClientState {
     /// Tells the peer that nobody waits for the answer in `slot` any more.
     pub(in crate::channel) fn cancel(&mut self, channel: &ClientChannel, slot: u16) {
         if channel.profile == Profile::Native {
-            let signal = Signal::Cancel;
-            self.write(Immediate { slot, signal }, &[], NO_KEY);
+            self.signal(slot, Signal::Cancel);
         }
+    }
+
+    /// Sends a signal without a message.
+    #[inline]
+    fn signal(&mut self, slot: u16, signal: Signal) {
+        let to = self.remote.first().slot(slot);
+        self.write(Immediate { slot, signal }, &[], NO_KEY, to);
     }
 
     #[cold]
@@ -453,11 +565,27 @@ impl ClientState {
     }
 }
 
+/// Why the failure of a call that nobody waits for could not be read.
+fn unread(error: CallError) -> Fault {
+    let (size, reason) = match error {
+        CallError::NoMemory { size, reason, .. } => (size, reason),
+        other => (0, other.to_string()),
+    };
+    Fault::NoMemory {
+        size: size as u64,
+        reason,
+        is_reply: true,
+    }
+}
+
 /// Announces the message in the slot of `send`.
 #[inline]
 fn message_in(send: &SlotToken) -> Immediate {
     Immediate {
         slot: send.slot(),
-        signal: Signal::Message,
+        signal: match send.is_large() {
+            false => Signal::Message,
+            true => Signal::Large,
+        },
     }
 }

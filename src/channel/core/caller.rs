@@ -347,6 +347,19 @@ impl Caller {
         held.replied.as_ref().ok_or(Violation::UnknownRequest)
     }
 
+    /// The token of `slot` in the reply ring, for a call that has just claimed it: no answer stands
+    /// there.
+    #[cold]
+    pub(crate) fn free_reply(&mut self, slot: u16) -> Option<&mut SlotToken> {
+        self.slots.get_mut(usize::from(slot))?.replied.as_mut()
+    }
+
+    /// Has the lock's holder look at what is to be done once it is released.
+    #[cold]
+    pub(crate) fn note_effect(&mut self) {
+        self.has_effects = true;
+    }
+
     /// Takes the token of `slot` in the reply ring, for the reader of the answer, until that has
     /// [finished](Self::finish).
     #[inline]

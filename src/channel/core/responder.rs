@@ -41,6 +41,8 @@ pub(crate) struct Effects {
     pub(crate) cancelled: Vec<(u16, u64)>,
     /// Wakers to wake.
     pub(crate) wakers: Vec<Waker>,
+    /// Requests that nobody handles, to be dropped.
+    pub(crate) given_up: Vec<SlotRequest>,
 }
 
 /// A request in its slot, with the tokens of its bytes. Each slot has one, which moves to the
@@ -74,6 +76,8 @@ pub(crate) struct Rare {
     pub(crate) stream: Option<StreamPart>,
     /// The payload, if it did not travel through the ring.
     pub(crate) outside: Option<PooledBuffer>,
+    /// Room for the answer, if its slot has less than was agreed on.
+    pub(crate) room: Option<PooledBuffer>,
     /// The span that it was sent from, if that is recorded.
     pub(crate) trace: Option<Traceparent>,
     /// The span of its handler, while that is watched.
@@ -210,6 +214,20 @@ impl Responder {
         Some(&request.arrived)
     }
 
+    /// The request of a slot that the caller may have written into, to move it elsewhere.
+    #[cold]
+    pub(crate) fn free_request(&mut self, slot: u16) -> Option<&mut SlotRequest> {
+        let slot = self.slots.get_mut(usize::from(slot))?;
+        let is_free = slot.phase == Phase::Free;
+        slot.request.as_deref_mut().filter(|_| is_free)
+    }
+
+    /// Has the lock's holder look at what is to be done once it is released.
+    #[cold]
+    pub(crate) fn note_effect(&mut self) {
+        self.has_effects = true;
+    }
+
     /// Handles an immediate; `message` is the header in its slot, with the range of the payload.
     #[inline]
     pub(crate) fn receive(
@@ -222,7 +240,7 @@ impl Responder {
             return Arrival::Violation(Violation::BadSlot);
         };
         match (imm.signal, held.phase, message) {
-            (Signal::Message, Phase::Free, Some((header, payload))) => {
+            (Signal::Message | Signal::Large, Phase::Free, Some((header, payload))) => {
                 let unused = match header.kind {
                     MessageKind::Request => held.request.take(),
                     _ => None,
@@ -240,9 +258,11 @@ impl Responder {
                 request.expires = None;
                 Arrival::Request(request)
             }
-            (Signal::Message, Phase::Free, None) => Arrival::Violation(Violation::BadHeader),
+            (Signal::Message | Signal::Large, Phase::Free, None) => {
+                Arrival::Violation(Violation::BadHeader)
+            }
             // The slot of an unsent answer is used again without that answer.
-            (Signal::Message, _, _) => Arrival::Violation(Violation::SlotBusy),
+            (Signal::Message | Signal::Large, _, _) => Arrival::Violation(Violation::SlotBusy),
             (Signal::Cancel, Phase::Unanswered(request_id), _) => match &mut held.request {
                 Some(reading) => {
                     reading.rare().is_unwanted = true;
@@ -263,6 +283,8 @@ impl Responder {
                 held.exported = None;
                 Arrival::Noted
             }
+            // Whoever hands arrivals over has handled it.
+            (Signal::Grown, _, _) => Arrival::Violation(Violation::BadRing),
         }
     }
 
@@ -315,6 +337,19 @@ impl Responder {
     pub(crate) fn complete(&mut self, stream: u64, failure: Option<Fault>) {
         self.has_effects = true;
         self.streams.complete(stream, failure, &mut self.effects);
+    }
+
+    /// Has a request dropped that is not delivered, because the channel is closed.
+    #[cold]
+    pub(crate) fn give_up(&mut self, request: SlotRequest) {
+        self.has_effects = true;
+        self.effects.given_up.push(request);
+    }
+
+    /// Returns whether the payload of the request in `slot`, which arrived last, is to be read.
+    pub(crate) fn is_offered(&self, slot: u16) -> bool {
+        let last = self.effects.offered.last();
+        last.is_some_and(|(offered, _)| *offered == slot)
     }
 
     /// Takes the request in `slot` whose payload cannot be read.

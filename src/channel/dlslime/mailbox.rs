@@ -95,7 +95,7 @@ impl Mailbox {
         let Some(at) = at else {
             return Err(not_prepared(peer));
         };
-        let rings = self.rings(geometry)?;
+        let rings = self.rings(geometry, Profile::Compatible)?;
         let Arriving {
             queue_pairs, key, ..
         } = self.arriving.swap_remove(at);
