@@ -15,8 +15,8 @@ use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::peer_lookup::{Found, PeerNews};
-use super::{AgentState, FIRST_LOOK, Supervisor};
+use super::peer_lookup::{Found, LATE_ANSWER, PeerNews};
+use super::{AgentState, FIRST_LOOK, LOOKS, Supervisor};
 use crate::AgentError;
 use crate::agent::builder::Settings;
 use crate::agent::handshake::{Answer, Open};
@@ -57,6 +57,10 @@ impl AgentState {
         let left = || request.timeout.saturating_sub(started.elapsed());
         let mut news = PeerNews::new(self, &request.peer);
         let mut broken = None;
+        let pauses = match request.again {
+            true => LOOKS,
+            false => LATE_ANSWER,
+        };
         loop {
             let (theirs, table, link) = match self.find_service(&request, started).await? {
                 Found::Native(theirs, (table, link)) => (theirs, table, link),
@@ -82,7 +86,7 @@ impl AgentState {
                 opened = self.open_all(&request, &theirs, &table, link, started) => opened,
                 // Another incarnation has taken over: the one that was asked no longer answers, or
                 // its answer is useless.
-                () = self.superseded(&request.peer, theirs.incarnation) => {
+                () = self.superseded(&request.peer, theirs.incarnation, pauses) => {
                     tracing::debug!(peer = request.peer, "a peer came back as another incarnation during a request");
                     continue;
                 }

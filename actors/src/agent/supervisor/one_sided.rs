@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::accept::{ANSWERING, check_life};
 use super::peer_lookup::Found;
-use super::{AgentState, FIRST_LOOK, Supervisor};
+use super::{AgentState, FIRST_LOOK, LOOKS, Supervisor};
 use crate::AgentError;
 use crate::agent::builder::Settings;
 use crate::agent::handshake::{OneSidedAnswer, OneSidedOpen};
@@ -147,7 +147,7 @@ impl AgentState {
         }
         let connection = tokio::select! {
             connection = self.connect_buffer(&reach, link, started) => connection?,
-            () = self.superseded(owner, theirs.incarnation) => return Err(gone(owner)),
+            () = self.superseded(owner, theirs.incarnation, LOOKS) => return Err(gone(owner)),
         };
         let weak = Arc::downgrade(&connection);
         self.one_sided.borrow_mut().connections.insert(key, weak);

@@ -12,14 +12,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slimerpc::backoff::Pauses;
+use slimerpc::backoff::{Backoff, Pauses};
 use slimerpc::channel::{Descriptor, Mismatch};
-use slimerpc::control::{PeerRecord, ServiceRecord};
+use slimerpc::control::{ControlError, PeerRecord, ServiceRecord};
 use tokio::time::{sleep, timeout};
 
 use super::discovery::{Following, Registered};
 use super::{AgentState, LOOKS};
 use crate::AgentError;
+
+/// Pauses between looks for another incarnation of a peer that has not been lost: it costs nothing
+/// before an answer is late. Where a thousand wait for theirs, most of them would otherwise look
+/// again and again while the others are answered.
+pub(super) const LATE_ANSWER: Backoff =
+    Backoff::doubling(Duration::from_secs(1), Duration::from_secs(2));
 
 /// The result of looking up a peer.
 pub(super) enum PeerLookup {
@@ -166,13 +172,26 @@ impl AgentState {
         }
     }
 
-    /// Waits until an incarnation of `peer` other than this one has published its descriptor.
-    pub(super) async fn superseded(self: &Rc<Self>, peer: &str, life: u64) {
-        let mut news = PeerNews::new(self, peer);
+    /// The descriptor that `peer` has published, if it can be read.
+    pub(super) async fn read_descriptor(
+        &self,
+        peer: &str,
+    ) -> Result<Option<Descriptor>, ControlError> {
+        let record = self.control().lookup(peer, Descriptor::RECORD).await?;
+        Ok(record.and_then(|record| serde_json::from_value(record).ok()))
+    }
+
+    /// Waits until an incarnation of `peer` other than this one has published its descriptor, for
+    /// which it looks after these pauses.
+    pub(super) async fn superseded(self: &Rc<Self>, peer: &str, life: u64, pauses: Backoff) {
+        let mut news = PeerNews {
+            pauses: pauses.pauses(),
+            ..PeerNews::new(self, peer)
+        };
         loop {
             news.wait(Duration::MAX).await;
             // Wait through an outage of the control plane.
-            if let Ok(PeerLookup::Found(theirs)) = self.look(peer).await
+            if let Ok(Some(theirs)) = self.read_descriptor(peer).await
                 && theirs.incarnation != life
             {
                 return;
