@@ -6,6 +6,7 @@
 //! probed with empty writes, which use up nothing: they fail when its end of the connection is
 //! gone, and succeed when it is merely stalled.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,19 +14,21 @@ use rustix::time::{ClockId, clock_gettime};
 
 use tokio::sync::Notify;
 
-use super::heartbeat_queue::{HeartbeatQueues, Place};
+use super::heartbeat_queue::{HeartbeatQueues, Look, Place};
 use super::send_queue::SendQueue;
 use super::{ConnectError, LossCause, QueuePairInfo};
 use crate::fabric::{
-    Completion, Device, FabricError, Opcode, Operation, Payload, QueuePair, QueuePairInit,
-    RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+    Completion, CompletionStatus, Device, FabricError, Opcode, Operation, Payload, QueuePair,
+    QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
 };
 
-const RECEIVES: u32 = 24;
-const SENDS: u32 = 16;
 /// Most heartbeats to a peer that sends none. The peer has a receive for each, for as many that
 /// crossed its own, and for as many that it has yet to poll.
-const UNANSWERED: u32 = RECEIVES / 3;
+const UNANSWERED: u32 = 8;
+/// Receives that are posted again at once: of a thousand peers, each of whose queues is far away.
+const RENEWED: u32 = 8;
+const RECEIVES: u32 = 3 * UNANSWERED + RENEWED;
+const SENDS: u32 = 16;
 
 /// The low bits of an immediate are the kind of the message, those above its time in milliseconds.
 const KIND: u32 = 3;
@@ -75,6 +78,10 @@ pub struct Heartbeat {
     // Before the queue that it completes into.
     qp: Box<dyn QueuePair>,
     place: Place,
+    /// Empty: the memory for what arrives next.
+    arrived: VecDeque<Completion>,
+    /// Receives that are to be posted again.
+    used: u32,
     /// Heartbeats sent since the peer's last one.
     unanswered: u32,
     queue: SendQueue,
@@ -109,12 +116,12 @@ impl Heartbeat {
         })?;
         place.begin(qp.number());
         qp.to_init()?;
-        for _ in 0..RECEIVES {
-            qp.post_recv(RecvRequest { wr_id: 0 })?;
-        }
+        qp.post_recvs(RecvRequest { wr_id: 0 }, RECEIVES)?;
         Ok(Self {
             qp,
             place,
+            arrived: VecDeque::new(),
+            used: 0,
             unanswered: 0,
             queue: SendQueue::new(SENDS),
             proven: [false; 2],
@@ -163,11 +170,45 @@ impl Heartbeat {
     /// # Errors
     /// Why the connection is gone.
     pub fn listen(&mut self) -> Result<HeartbeatEvent, LossCause> {
-        let mut heard = HeartbeatEvent::Nothing;
-        let mut lost = None;
-        // Whether a connection is given up depends on what the peer has said last.
+        // What is done next may depend on what the peer has said last.
         let is_spare = self.needed != [true; 2];
-        for completion in self.place.take(is_spare)? {
+        self.hear(if is_spare { Look::ToDate } else { Look::Some })
+    }
+
+    /// Reads those of the peer's messages that had arrived when the queues were last
+    /// [polled](HeartbeatQueues::poll), by which whoever listens to many peers looks once for all.
+    ///
+    /// # Errors
+    /// Why the connection is gone.
+    pub fn listen_to_polled(&mut self) -> Result<HeartbeatEvent, LossCause> {
+        self.hear(Look::None)
+    }
+
+    fn hear(&mut self, look: Look) -> Result<HeartbeatEvent, LossCause> {
+        let (mut heard, mut lost) = (HeartbeatEvent::Nothing, None);
+        self.take(look, &mut heard, &mut lost)?;
+        // Whether a connection is given up depends on what the peer has said last.
+        let is_over = matches!(heard, HeartbeatEvent::Leaving | HeartbeatEvent::Resting);
+        if look != Look::ToDate && self.needed == [false; 2] && !is_over {
+            self.take(Look::ToDate, &mut heard, &mut lost)?;
+        }
+        match (heard, lost) {
+            // A peer that has said goodbye is not lost, although its queue pair ends with it. The
+            // end of what was sent to it may be told first.
+            (HeartbeatEvent::Leaving | HeartbeatEvent::Resting, _) | (_, None) => Ok(heard),
+            (_, Some(status)) => Err(status.into()),
+        }
+    }
+
+    fn take(
+        &mut self,
+        look: Look,
+        heard: &mut HeartbeatEvent,
+        lost: &mut Option<CompletionStatus>,
+    ) -> Result<(), LossCause> {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        self.place.take(look, &mut arrived)?;
+        for completion in arrived.drain(..) {
             if !completion.status.is_success() {
                 lost.get_or_insert(completion.status);
                 continue;
@@ -179,26 +220,24 @@ impl Heartbeat {
             }
             self.proven[1] = true;
             self.unanswered = 0;
-            if lost.is_none() {
+            self.used += 1;
+            if self.used >= RENEWED && lost.is_none() {
+                let used = std::mem::take(&mut self.used);
                 self.qp
-                    .post_recv(RecvRequest { wr_id: 0 })
+                    .post_recvs(RecvRequest { wr_id: 0 }, used)
                     .map_err(failed)?;
             }
             let imm = completion.imm.unwrap_or_default();
             self.needed[1] = imm & KIND != SPARE;
-            heard = match (heard, imm & KIND) {
-                (HeartbeatEvent::Leaving | HeartbeatEvent::Resting, _) => heard,
+            *heard = match (*heard, imm & KIND) {
+                (HeartbeatEvent::Leaving | HeartbeatEvent::Resting, _) => *heard,
                 (_, LEAVING) => HeartbeatEvent::Leaving,
                 (_, RESTING) => HeartbeatEvent::Resting,
                 _ => HeartbeatEvent::Beat(age(imm)),
             };
         }
-        match (heard, lost) {
-            // A peer that has said goodbye is not lost, although its queue pair ends with it. The
-            // end of what was sent to it may be told first.
-            (HeartbeatEvent::Leaving | HeartbeatEvent::Resting, _) | (_, None) => Ok(heard),
-            (_, Some(status)) => Err(status.into()),
-        }
+        self.arrived = arrived;
+        Ok(())
     }
 
     /// Returns whether messages have arrived both ways: each end is connected and can send.
@@ -540,7 +579,11 @@ mod tests {
         };
         beat();
         beat();
-        let taken = |end: &Heartbeat| end.place.take(false).unwrap().len();
+        let taken = |end: &Heartbeat| {
+            let mut arrived = VecDeque::new();
+            end.place.take(Look::Some, &mut arrived).unwrap();
+            arrived.len()
+        };
         assert_eq!(taken(&pairs[0].0), 2);
         for (_, other) in &mut pairs {
             other.send_heartbeat().unwrap();
@@ -559,6 +602,66 @@ mod tests {
         taken(first);
         other.send_heartbeat().unwrap();
         assert_eq!(taken(one), 2);
+    }
+
+    /// Twenty ends of an agent here, and of another there, each connected with the one of the
+    /// same number, and proven. Nothing runs that waits for what arrives here.
+    fn pairs_of_agents(halted: &Runtime) -> (HeartbeatQueues, Vec<(Heartbeat, Heartbeat)>) {
+        let (here, there) = (HeartbeatQueues::default(), HeartbeatQueues::default());
+        let [device, other] = [(); 2].map(|()| fabric::open(fabric::SHM, 1).unwrap());
+        let mut pairs: Vec<_> = (0..20)
+            .map(|_| (end_in(halted, &here, &device), end(&there, &other)))
+            .collect();
+        for (one, other) in &mut pairs {
+            one.connect(other.address()).unwrap();
+            other.connect(one.address()).unwrap();
+            one.wait_for_end();
+            other.send_heartbeat().unwrap();
+            assert!(matches!(hears(one), Ok(HeartbeatEvent::Beat(_))));
+        }
+        (here, pairs)
+    }
+
+    #[test]
+    fn one_poll_is_for_all_ends_of_all_queues() {
+        let halted = Builder::new_current_thread().enable_all().build().unwrap();
+        let (here, mut pairs) = pairs_of_agents(&halted);
+        assert_eq!(here.count(), 2);
+        for (one, other) in &mut pairs {
+            // A service's end: only the caller needs the connection.
+            one.set_needed(false);
+            other.send_heartbeat().unwrap();
+        }
+        here.poll();
+        for round in 0..3 {
+            for (one, other) in &mut pairs {
+                let polled = one.listen_to_polled();
+                assert!(matches!(polled, Ok(HeartbeatEvent::Beat(_))), "{round}");
+                other.send_heartbeat().unwrap();
+                let later = one.listen_to_polled();
+                assert_eq!(later, Ok(HeartbeatEvent::Nothing), "an end has looked");
+            }
+            here.poll();
+        }
+    }
+
+    #[test]
+    fn an_end_that_may_be_given_up_hears_what_the_peer_said_last() {
+        let halted = Builder::new_current_thread().enable_all().build().unwrap();
+        let (here, mut pairs) = pairs_of_agents(&halted);
+        for (one, other) in &mut pairs {
+            one.set_needed(false);
+            other.set_needed(false);
+            other.send_heartbeat().unwrap();
+        }
+        here.poll();
+        for (one, other) in &mut pairs {
+            other.set_needed(true);
+            other.send_heartbeat().unwrap();
+            let heard = one.listen_to_polled();
+            assert!(matches!(heard, Ok(HeartbeatEvent::Beat(_))));
+            assert!(one.is_needed_by_peer());
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A peer that has nothing to say costs no descriptor and no fence of its own here: one task waits
 //! for the events of all peers of a queue, which stays armed while nothing happens.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -30,6 +31,16 @@ impl HeartbeatQueues {
     pub(super) fn count(&self) -> usize {
         let queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         queues.iter().filter(|it| it.strong_count() > 0).count()
+    }
+
+    /// Hands out what has arrived for all ends. Those that [listen to
+    /// that](super::Heartbeat::listen_to_polled) need no look of their own.
+    pub fn poll(&self) {
+        // Nothing panics while it is held.
+        let queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for queue in queues.iter().filter_map(Weak::upgrade) {
+            queue.lock().poll(None);
+        }
     }
 
     /// Takes a place in a queue of `device` for an end that completes at most `entries` requests at
@@ -62,6 +73,7 @@ impl HeartbeatQueues {
             queue,
             number,
             listener,
+            waits_for_all: Cell::default(),
         })
     }
 }
@@ -216,6 +228,19 @@ impl QueueState {
     }
 }
 
+/// Which arrivals an end has to know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Those that have been handed out. All ends of the queue have been
+    /// [polled](HeartbeatQueues::poll) for.
+    None,
+    /// One at least. The first of those who look at one moment polls for all: one that has been
+    /// handed something already finds what is later when it looks again, unless it waits for that.
+    Some,
+    /// All of them.
+    ToDate,
+}
+
 /// The place of one end in a queue. Dropped after the queue pair of the end.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -223,6 +248,8 @@ pub(super) struct Place {
     /// The queue pair of the end, once there is one.
     number: Option<u32>,
     listener: Arc<Notify>,
+    /// As the queue has it.
+    waits_for_all: Cell<bool>,
 }
 
 impl Place {
@@ -254,27 +281,34 @@ impl Place {
         self.number = Some(number);
     }
 
-    /// Takes what has arrived for this end. The first of those who look at one moment polls for
-    /// all: one that has been handed something already finds what is later when it looks again,
-    /// unless it waits for that, or has to know the last `to_date`.
+    /// Takes what has arrived for this end into a queue that is empty, which the end had before.
     ///
     /// # Errors
     /// Nothing arrives any more.
-    pub(super) fn take(&self, to_date: bool) -> Result<VecDeque<Completion>, LossCause> {
-        let mut state = self.queue.lock();
-        let inbox = self.number.and_then(|it| state.inboxes.get(&it));
-        // That something was sent says nothing of the peer.
-        let is_of_peer = |it: &Completion| !it.status.is_success() || it.imm.is_some();
-        let has_some = |inbox: &Inbox| !inbox.waits_for_all && inbox.arrived.iter().any(is_of_peer);
-        if to_date || !inbox.is_some_and(has_some) {
-            state.poll(self.number);
+    pub(super) fn take(
+        &self,
+        look: Look,
+        arrived: &mut VecDeque<Completion>,
+    ) -> Result<(), LossCause> {
+        let state = &mut *self.queue.lock();
+        if look != Look::None {
+            let inbox = self.number.and_then(|it| state.inboxes.get(&it));
+            // That something was sent says nothing of the peer.
+            let is_of_peer = |it: &Completion| !it.status.is_success() || it.imm.is_some();
+            let has_some =
+                |inbox: &Inbox| !inbox.waits_for_all && inbox.arrived.iter().any(is_of_peer);
+            if look == Look::ToDate || !inbox.is_some_and(has_some) {
+                state.poll(self.number);
+            }
         }
         let inbox = self.number.and_then(|it| state.inboxes.get_mut(&it));
-        let arrived = inbox.map(|inbox| std::mem::take(&mut inbox.arrived));
-        match (&state.failed, arrived) {
-            (Some(cause), None) => Err(cause.clone()),
-            (Some(cause), Some(arrived)) if arrived.is_empty() => Err(cause.clone()),
-            (_, arrived) => Ok(arrived.unwrap_or_default()),
+        if let Some(inbox) = inbox {
+            // Both keep their memory.
+            std::mem::swap(&mut inbox.arrived, arrived);
+        }
+        match &state.failed {
+            Some(cause) if arrived.is_empty() => Err(cause.clone()),
+            _ => Ok(()),
         }
     }
 
@@ -295,6 +329,9 @@ impl Place {
     }
 
     fn wait(&self, for_all: bool) {
+        if self.waits_for_all.replace(for_all) == for_all {
+            return;
+        }
         let state = &mut *self.queue.lock();
         let inbox = self.number.and_then(|it| state.inboxes.get_mut(&it));
         if let Some(inbox) = inbox

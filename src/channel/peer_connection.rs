@@ -160,6 +160,11 @@ impl<E: Clone> PeerConnection<E> {
         self.wanted && self.failures > 0
     }
 
+    /// Returns whether there is an action to take.
+    pub fn has_action(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
     /// Takes the next action.
     pub fn poll_action(&mut self) -> Option<Action<E>> {
         let action = self.actions.pop_front();

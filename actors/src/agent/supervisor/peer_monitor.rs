@@ -11,6 +11,7 @@
 //! under the borrow, and the task carries them out afterwards.
 
 mod monitor_state;
+mod tick;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -27,6 +28,7 @@ use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use self::monitor_state::{Effect, MonitorState, MonitoredEnd};
+use self::tick::Tick;
 use super::peer_lookup::{Found, PeerNews};
 use super::{AgentState, Supervisor};
 use crate::AgentError;
@@ -59,6 +61,8 @@ pub(super) struct PeerMonitors {
     by_peer: RefCell<HashMap<String, Rc<PeerMonitor>>>,
     /// What the heartbeats of all of them complete into.
     queues: HeartbeatQueues,
+    /// What exchanges heartbeats with those of this host that are well.
+    tick: Tick,
     /// Most attempts of a monitor that is gone, which its peer may remember.
     attempts: Cell<u64>,
 }
@@ -88,6 +92,8 @@ pub(super) struct PeerMonitor {
     core: RefCell<MonitorState>,
     /// Notified when there is input for the task.
     woken: Arc<Notify>,
+    /// Whether heartbeats are exchanged by the agent's [tick](tick), not by the task.
+    is_ticked: Cell<bool>,
     /// Made when somebody first watches, because it takes some memory.
     events: OnceCell<broadcast::Sender<PeerEvent>>,
     /// The incarnation of the peer that can be reached.
@@ -313,6 +319,7 @@ impl AgentState {
                 self.monitors.attempts.get(),
             )),
             woken,
+            is_ticked: Cell::default(),
             events: OnceCell::new(),
             up: watch::Sender::new(None),
             heard: watch::Sender::new(Instant::now()),
@@ -352,6 +359,7 @@ impl AgentState {
                 self.monitors.by_peer.borrow_mut().remove(&monitor.peer);
                 return;
             }
+            self.leave_to_tick(&monitor);
             let until = monitor.next();
             let time = async {
                 match until {
@@ -477,20 +485,14 @@ impl AgentState {
         if !self.is_of_interest(monitor) {
             return monitor.put(Input::Leave);
         }
-        let record = self
-            .control()
-            .lookup(&monitor.peer, Descriptor::RECORD)
-            .await;
-        let found = match record {
-            Ok(Some(record)) => serde_json::from_value::<Descriptor>(record).ok(),
-            Ok(None) => None,
+        let found = match self.read_descriptor(&monitor.peer).await {
+            Ok(theirs) => theirs.and_then(|theirs| {
+                let link = self.choose_link(&monitor.peer, &theirs);
+                Some((theirs.incarnation, link.ok()?))
+            }),
             // The connection asks again after a timeout.
             Err(_) => return,
         };
-        let found = found.and_then(|theirs| {
-            let link = self.choose_link(&monitor.peer, &theirs);
-            Some((theirs.incarnation, link.ok()?))
-        });
         let mut core = monitor.core.borrow_mut();
         let now = Instant::now();
         let found = found.filter(|(life, _)| match &mut core.lost {
@@ -566,7 +568,8 @@ impl PeerMonitor {
     fn next(&self) -> Option<Instant> {
         let core = self.core.borrow();
         let end = core.end.as_ref();
-        let beat = end.filter(|end| end.up.is_some()).map(|end| end.next_beat);
+        let beats = |end: &&MonitoredEnd| end.up.is_some() && !self.is_ticked.get();
+        let beat = end.filter(beats).map(|end| end.next_beat);
         let times = [core.link.next_timeout(), beat, core.next_doubt()];
         times.into_iter().flatten().min()
     }
@@ -577,14 +580,30 @@ impl PeerMonitor {
         let mut effects = Vec::new();
         core.link.handle_timeout(now);
         core.doubt_rest(now, &mut effects);
-        core.listen(now, &mut effects);
-        while let Some(input) = core.inputs.pop_front() {
-            core.link.handle(input, now);
-        }
-        while let Some(action) = core.link.poll_action() {
-            core.act(state, action, now, &mut effects);
-        }
+        core.listen(now, None, &mut effects);
+        core.go_on(state, now, &mut effects);
         effects
+    }
+
+    /// Exchanges heartbeats with a peer that is well, for which the queues have been polled. `next`
+    /// is when to do so again. Returns whether that was all there is to do.
+    fn beat(
+        &self,
+        state: &AgentState,
+        now: Instant,
+        next: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let core = &mut *self.core.borrow_mut();
+        if !core.is_quiet() {
+            return false;
+        }
+        core.listen(now, Some(next), effects);
+        if core.is_quiet() {
+            return true;
+        }
+        core.go_on(state, now, effects);
+        false
     }
 
     /// Declares this incarnation of the peer gone, unless it has sent a heartbeat meanwhile.

@@ -163,12 +163,39 @@ impl MonitorState {
         Some(end.link)
     }
 
-    /// Reads the peer's heartbeats, and sends one when it is time.
-    pub(super) fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    /// Whether the peer is on this host and well, so that there is nothing to do but to exchange
+    /// heartbeats at intervals.
+    pub(super) fn is_quiet(&self) -> bool {
+        let is_quiet = |end: &MonitoredEnd| {
+            let is_well = matches!(&end.up, Some((_, liveness)) if !liveness.is_stalled());
+            end.is_here() && end.is_certain && is_well && end.resting.is_none()
+        };
+        let is_idle = self.inputs.is_empty() && !self.link.has_action();
+        is_idle && self.end.as_ref().is_some_and(is_quiet)
+    }
+
+    /// Handles what was put in, and acts on what follows.
+    pub(super) fn go_on(&mut self, state: &AgentState, now: Instant, effects: &mut Vec<Effect>) {
+        while let Some(input) = self.inputs.pop_front() {
+            self.link.handle(input, now);
+        }
+        while let Some(action) = self.link.poll_action() {
+            self.act(state, action, now, effects);
+        }
+    }
+
+    /// Reads the peer's heartbeats, and sends one when it is time: now, if the agent's
+    /// [tick](super::tick) does, which says when the next one is.
+    pub(super) fn listen(
+        &mut self,
+        now: Instant,
+        tick: Option<Instant>,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(end) = &mut self.end else { return };
         let session = end.session;
         end.heartbeat.set_needed(self.is_needed);
-        let heard = end.listen(now, effects);
+        let heard = end.listen(now, tick, effects);
         let has_left = matches!(heard, Ok(HeartbeatEvent::Leaving | HeartbeatEvent::Resting));
         if let (Some((peer, _)), false) = (&end.up, end.is_certain)
             && (has_left || end.heartbeat.is_proven())
@@ -394,20 +421,28 @@ impl MonitoredEnd {
     fn listen(
         &mut self,
         now: Instant,
+        tick: Option<Instant>,
         effects: &mut Vec<Effect>,
     ) -> Result<HeartbeatEvent, LossCause> {
         let (is_here, interval) = (self.is_here(), self.beat.interval);
-        let heard_at = |heard| match (heard, Instant::now()) {
-            (HeartbeatEvent::Nothing, _) => None,
-            // The heartbeat came since the last look, so it is at most an interval old. An age far
-            // beyond that means that the peer's clock is another one.
-            (HeartbeatEvent::Beat(ago), now) if is_here && ago <= interval.saturating_mul(2) => {
-                now.checked_sub(ago.min(interval)).or(Some(now))
-            }
-            (_, now) => Some(now),
+        let heard_at = |heard| {
+            let ago = match heard {
+                HeartbeatEvent::Nothing => return None,
+                // The heartbeat came since the last look, so it is at most an interval old. An age
+                // far beyond that means that the peer's clock is another one.
+                HeartbeatEvent::Beat(ago) if is_here && ago <= interval.saturating_mul(2) => {
+                    ago.min(interval)
+                }
+                _ => Duration::ZERO,
+            };
+            let now = Instant::now();
+            now.checked_sub(ago).or(Some(now))
         };
         let mut change = None;
-        let mut heard = self.heartbeat.listen()?;
+        let mut heard = match tick {
+            Some(_) => self.heartbeat.listen_to_polled(),
+            None => self.heartbeat.listen(),
+        }?;
         if matches!(heard, HeartbeatEvent::Leaving | HeartbeatEvent::Resting) {
             return Ok(heard);
         }
@@ -419,8 +454,13 @@ impl MonitoredEnd {
                     self.next_beat = now;
                 }
             }
+            // Both work out when that is from two clocks, of which they may read one later. But one
+            // that has sent a heartbeat since needs no other.
+            if tick.is_some() && self.next_beat <= later(now, interval / 2) {
+                self.next_beat = now;
+            }
             if self.next_beat <= now {
-                self.next_beat = self.beat.next(now);
+                self.next_beat = tick.unwrap_or_else(|| self.beat.next(now));
                 change = change.or(liveness.tick(now));
                 self.heartbeat.send_heartbeat()?;
             }
