@@ -141,8 +141,9 @@ impl Redis {
             if let Some(server) = Server::start(command, port) {
                 let server = Some(server);
                 let redis = Self { server, port };
-                redis.answers();
-                return redis;
+                if redis.answers() {
+                    return redis;
+                }
             }
         }
         panic!("redis-server exits at once");
@@ -158,17 +159,20 @@ impl Redis {
         self.stop();
         let server = Server::start(redis_command(self.port), self.port);
         self.server = Some(server.expect("the port is still free"));
-        self.answers();
+        assert!(self.answers(), "it exits at once");
     }
 
-    /// Waits until it answers, if only that it wants a password: it listens before that.
-    fn answers(&self) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(b"PING\r\n").unwrap();
-        // One that speaks TLS alone hangs up.
-        let count = stream.read(&mut [0]).unwrap();
-        assert!(count <= 1);
+    /// Waits until it answers, if only that it wants a password: it listens before that, and then
+    /// exits if the port of a cluster's node is taken.
+    fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(b"PING\r\n")?;
+            // One that speaks TLS alone hangs up.
+            stream.read(&mut [0])
+        };
+        ask().is_ok()
     }
 
     /// Lets it hang, connections open, until [`resume`](Self::resume).
