@@ -92,7 +92,7 @@ pub(super) struct PeerMonitor {
     core: RefCell<MonitorState>,
     /// Notified when there is input for the task.
     woken: Arc<Notify>,
-    /// Whether heartbeats are exchanged by the agent's [tick](tick), not by the task.
+    /// Whether heartbeats are exchanged by the agent's [tick], not by the task.
     is_ticked: Cell<bool>,
     /// Made when somebody first watches, because it takes some memory.
     events: OnceCell<broadcast::Sender<PeerEvent>>,
