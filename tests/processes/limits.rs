@@ -105,7 +105,7 @@ fn names(error: &dyn fmt::Display, limit: &str) {
 
 #[test]
 fn a_limit_of_file_sizes_is_named_instead_of_ending_the_process() {
-    const LIMIT: &str = "--fsize=65536";
+    const LIMIT: &str = "--fsize=16384";
     if is_done_elsewhere(
         "a_limit_of_file_sizes_is_named_instead_of_ending_the_process",
         &["prlimit", LIMIT],
@@ -115,7 +115,7 @@ fn a_limit_of_file_sizes_is_named_instead_of_ending_the_process() {
     actix::System::new().block_on(async {
         let error = pair(|builder| builder).await.unwrap_err();
         names(&error, "ulimit -f");
-        names(&error, "65536 bytes");
+        names(&error, "16384 bytes");
         // What is small enough works all the same.
         let small =
             |builder: Builder| builder.limits(Limits::default().slot_size(1024).max_inflight(4));
@@ -249,8 +249,9 @@ fn a_limit_of_address_space_is_named() {
         let large = |builder: Builder| {
             builder.limits(Limits::default().slot_size(64 << 20).max_inflight(16))
         };
-        let refused = timeout(LONG, pair(large)).await.expect("it is told");
-        names(&refused.unwrap_err(), "ulimit -v");
+        // Rings begin small, and those that need not grow need no more.
+        let others = timeout(LONG, pair(large)).await.expect("it is told");
+        others.unwrap();
         let calc: Proxy<Calc> = driver.proxy(worker.alias()).await.unwrap();
         assert_eq!(calc.add(1, 2).await.unwrap(), 3);
         let buffer = driver.allocate(1 << 30, Rights::Read);
@@ -391,7 +392,7 @@ fn a_worker_that_has_no_room_for_a_driver_tells_it_why() {
     let nanoctrl = support::NanoCtrlServer::start();
     let url = nanoctrl.url();
     for (limit, named) in [
-        ("--fsize=65536", "ulimit -f"),
+        ("--fsize=16384", "ulimit -f"),
         ("--nofile=100", "ulimit -n"),
     ] {
         let mut worker = Worker::start(NAME, &url, &["prlimit", limit]);
