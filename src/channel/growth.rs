@@ -20,8 +20,10 @@ mod tests;
 
 use super::geometry::RingShape;
 use super::lend::{RemoteRing, RemoteRings, Ring, SlotToken};
+use super::queue_pair_group::{QueuePairGroup, WriteRequest};
 use super::{RingAddress, Violation};
 use crate::fabric::{Device, FabricError};
+use crate::wire::{Immediate, Signal};
 
 /// Bytes of the message that says where the new ring is.
 const LEN: usize = 24;
@@ -93,28 +95,40 @@ impl Growth {
         self.stage == Stage::Told
     }
 
-    /// The message with the address of the new ring, in the last slot of `sends`, if the peer is
-    /// to be told now. Say if it [was](Self::told).
-    pub(super) fn message<'a>(
-        &'a mut self,
-        sends: &'a Ring,
-        received: &Ring,
-    ) -> Option<(&'a SlotToken, &'a [u8])> {
-        if self.stage != Stage::Due {
-            return None;
-        }
-        let (address, [send, _]) = received.grown_address().zip(self.told.as_mut())?;
-        let message = sends.bytes_mut(send).first_chunk_mut::<LEN>()?;
+    /// Tells the peer where the new ring is, if it is there and was not told: the last slot of
+    /// `sends` goes into that of the peer's ring at the beginning. Returns whether it has been told
+    /// by this call; without room in the send queue, call again after the next completion.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub(super) fn tell(
+        &mut self,
+        queue_pairs: &mut QueuePairGroup,
+        (sends, received): (&Ring, &Ring),
+        remote: &RemoteRings,
+    ) -> Result<bool, FabricError> {
+        let (Stage::Due, Some(address), Some([send, _])) =
+            (self.stage, received.grown_address(), &mut self.told)
+        else {
+            return Ok(false);
+        };
+        let mut message = [0; LEN];
         let words = [address.addr, address.length, address.rkey.into()];
         for (place, word) in message.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        Some((send, sends.bytes(send).get(..LEN)?))
-    }
-
-    /// Notes that the message was sent.
-    pub(super) fn told(&mut self) {
-        self.stage = Stage::Told;
+        sends.bytes_mut(send)[..LEN].copy_from_slice(&message);
+        let (slot, signal) = (send.slot(), Signal::Grown);
+        let is_told = queue_pairs.write(&WriteRequest {
+            imm: Immediate { slot, signal }.to_bits(),
+            bytes: &sends.bytes(send)[..LEN],
+            lkey: send.lkey(),
+            to: remote.first().slot(slot),
+        })?;
+        if is_told {
+            self.stage = Stage::Told;
+        }
+        Ok(is_told)
     }
 
     /// Notes where the peer's new ring is, which it says in the last slot of `received`. It may do

@@ -643,26 +643,12 @@ impl PeerChannelState {
     /// Tells the caller where the new request ring is, if it is there and was not told.
     #[cold]
     fn tell_growth(&mut self, channel: &PeerChannel) {
-        let to = self.remote.first();
-        let (Some(queue_pairs), growth) = (&mut self.queue_pairs, &mut self.growth) else {
+        let Some(queue_pairs) = &mut self.queue_pairs else {
             return;
         };
-        let Some((send, bytes)) = growth.message(&channel.sends, &channel.requests) else {
-            return;
-        };
-        let (slot, signal) = (send.slot(), Signal::Grown);
-        let told = queue_pairs.write(&WriteRequest {
-            imm: Immediate { slot, signal }.to_bits(),
-            bytes,
-            lkey: send.lkey(),
-            to: to.slot(slot),
-        });
-        match told {
-            Ok(true) => {
-                growth.told();
-                queue_pairs.place_again();
-            }
-            // The completion of what is under way comes first.
+        let rings = (&channel.sends, &channel.requests);
+        match self.growth.tell(queue_pairs, rings, &self.remote) {
+            Ok(true) => queue_pairs.place_again(),
             Ok(false) => {}
             Err(error) => self.close(LossCause::Fabric(error.to_string())),
         }

@@ -191,24 +191,9 @@ impl ClientState {
 
     /// Tells the peer where the new reply ring is, if it is there and was not told.
     pub(super) fn tell_growth(&mut self, channel: &ClientChannel) {
-        let to = self.remote.first();
-        let (queue_pairs, growth) = (&mut self.queue_pairs, &mut self.growth);
-        let Some((send, bytes)) = growth.message(&channel.sends, &channel.replies) else {
-            return;
-        };
-        let (slot, signal) = (send.slot(), Signal::Grown);
-        let told = queue_pairs.write(&WriteRequest {
-            imm: Immediate { slot, signal }.to_bits(),
-            bytes,
-            lkey: send.lkey(),
-            to: to.slot(slot),
-        });
-        match told {
-            Ok(true) => {
-                growth.told();
-                self.use_large(channel);
-            }
-            // The completion of what is under way comes first.
+        let rings = (&channel.sends, &channel.replies);
+        match self.growth.tell(&mut self.queue_pairs, rings, &self.remote) {
+            Ok(true) => self.use_large(channel),
             Ok(false) => {}
             Err(error) => self.close(LossCause::Fabric(error.to_string())),
         }
