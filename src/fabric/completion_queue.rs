@@ -19,6 +19,10 @@ use super::{Completion, FabricError};
 /// makes the file descriptor readable. A queue that is not armed raises none, so whoever only polls
 /// costs its peers no system call.
 ///
+/// A device may leave a queue armed after an event, so that whoever sleeps again and again need not
+/// arm it anew at a cost. Such a queue may raise further events until it has been polled for long,
+/// 2,000 times at most. So whoever is woken polls, and may find nothing.
+///
 /// The order that loses no event is that of `ibv_req_notify_cq`: [`arm`](Self::arm), poll once
 /// more, and only if that found nothing wait until [`event_fd`](Self::event_fd) is readable, then
 /// [`clear_events`](Self::clear_events). Entries from before the arming raise no event.

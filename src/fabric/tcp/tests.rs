@@ -78,19 +78,15 @@ fn devices_conform_over_ipv6() {
 #[test]
 fn devices_under_faults_conform() {
     use crate::fabric::faults::{Faults, Plan};
-    /// The first looks at a queue once, so what comes late is not there yet. The second polls until
-    /// it comes: a queue that is polled on and on tells whoever sleeps that it is, once more.
-    const IN_TIME: [&str; 2] = [
-        "events::sends_and_receives_may_have_queues_of_their_own",
-        "events::one_arming_gives_one_event",
-    ];
+    /// Looks at a queue once, so what comes late is not there yet.
+    const IN_TIME: &str = "events::sends_and_receives_may_have_queues_of_their_own";
     let none = Faults::new(Plan::new());
     conform(&none.wrap(open()), &none.wrap(open()));
     assert_eq!(none.stats().total(), 0);
     for seed in 0..2 {
         let faults = Faults::new(Plan::harmless(seed));
         let (a, b) = (faults.wrap(open()), faults.wrap(open()));
-        for case in CASES.iter().filter(|case| !IN_TIME.contains(&case.name())) {
+        for case in CASES.iter().filter(|case| case.name() != IN_TIME) {
             println!("seed {seed}: {}", case.name());
             case.run(&a, &b);
         }
