@@ -94,6 +94,9 @@ pub(super) struct PeerMonitor {
     woken: Arc<Notify>,
     /// Whether heartbeats are exchanged by the agent's [tick], not by the task.
     is_ticked: Cell<bool>,
+    /// How often the task has looked.
+    #[cfg(test)]
+    looks: Cell<u32>,
     /// Made when somebody first watches, because it takes some memory.
     events: OnceCell<broadcast::Sender<PeerEvent>>,
     /// The incarnation of the peer that can be reached.
@@ -320,6 +323,8 @@ impl AgentState {
             )),
             woken,
             is_ticked: Cell::default(),
+            #[cfg(test)]
+            looks: Cell::default(),
             events: OnceCell::new(),
             up: watch::Sender::new(None),
             heard: watch::Sender::new(Instant::now()),
@@ -576,6 +581,8 @@ impl PeerMonitor {
 
     /// Handles time, heartbeats and input, and returns what the task has to do.
     fn advance(&self, state: &AgentState, now: Instant) -> Vec<Effect> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
         let core = &mut *self.core.borrow_mut();
         let mut effects = Vec::new();
         core.link.handle_timeout(now);

@@ -1,6 +1,7 @@
 //! FENCE-1, where an agent hears of peers and of callers.
 #![allow(clippy::unwrap_used)]
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
@@ -16,10 +17,10 @@ use super::*;
 use crate::agent::handshake::{Answer, OneSidedAnswer, OneSidedOpen, Open};
 use crate::client::connection::{ConnectedService, ProxySetup};
 use crate::client::reconnect::Heal;
-use crate::client::watch::Follow;
+use crate::client::watch::{Follow, Watch};
 use crate::{PeerAgent, PeerEvent, Polling};
 
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// Looks at what the supervisor knows, or does something with it.
 #[derive(Message)]
@@ -39,15 +40,48 @@ impl Handler<Do> for Supervisor {
 /// An agent of one test, without its handle.
 async fn agent(scope: &str, alias: &str) -> RegisteredSupervisor {
     // Signs of life are rarer than a test takes.
-    let builder = PeerAgent::builder().local().scope(scope).alias(alias);
-    let builder = builder.polling(Polling::default().heartbeat(LONG * 6).detection(LONG * 12));
-    let settings = builder.device("shm0").settle(None).unwrap();
-    let events = broadcast::Sender::new(16);
-    Supervisor::start_here(settings, events).await.unwrap()
+    let polling = Polling::default().heartbeat(LONG * 6).detection(LONG * 12);
+    agent_with(polling, scope, alias).await
 }
 
-async fn ask(of: &RegisteredSupervisor, work: impl FnOnce(&Rc<AgentState>) + Send + 'static) {
+pub(super) async fn agent_with(polling: Polling, scope: &str, alias: &str) -> RegisteredSupervisor {
+    let builder = PeerAgent::builder().local().scope(scope).alias(alias);
+    let settings = builder.polling(polling).device("shm0").settle(None);
+    let events = broadcast::Sender::new(16);
+    Supervisor::start_here(settings.unwrap(), events)
+        .await
+        .unwrap()
+}
+
+/// What this work gives, done by the supervisor.
+pub(super) async fn ask<T: Send + 'static>(
+    of: &RegisteredSupervisor,
+    work: impl FnOnce(&Rc<AgentState>) -> T + Send + 'static,
+) -> T {
+    let (tell, told) = oneshot::channel();
+    let work = |state: &Rc<AgentState>| drop(tell.send(work(state)));
     of.supervisor.send(Do(Box::new(work))).await.unwrap();
+    told.await.unwrap()
+}
+
+/// The table of a service with one method.
+fn table() -> ServiceTable {
+    ServiceTable {
+        name: "Calc".to_owned(),
+        codec: "bincode".to_owned(),
+        methods: vec!["add".to_owned()],
+        parallel: Vec::new(),
+        streams: Vec::new(),
+        signatures: Vec::new(),
+    }
+}
+
+/// Waits without polling.
+fn asleep() -> WaitPolicy {
+    WaitPolicy {
+        busy_poll: Duration::ZERO,
+        runtime: tokio::runtime::Handle::current(),
+    }
 }
 
 /// A channel to somebody with this alias, and the other end.
@@ -64,11 +98,7 @@ fn channel(alias: &str) -> (Arc<ClientChannel>, Mailbox) {
     let mut mailbox = Mailbox::new(memory.clone(), geometry.into(), retry, service_info).unwrap();
     let dialer = Dialer::new(&memory, geometry, retry).unwrap();
     let endpoint = mailbox.accept("driver", 1, &dialer.endpoint()).unwrap();
-    let wait_policy = WaitPolicy {
-        busy_poll: Duration::ZERO,
-        runtime: tokio::runtime::Handle::current(),
-    };
-    let channel = dialer.connect(alias, &endpoint, wait_policy).unwrap();
+    let channel = dialer.connect(alias, &endpoint, asleep()).unwrap();
     (channel, mailbox)
 }
 
@@ -102,6 +132,16 @@ impl Stranger {
 
     async fn sends(&mut self, to: &str, mail: &Mail) -> Handshake {
         self.control.send_mail(to, mail).await.unwrap();
+        self.receives().await
+    }
+
+    async fn publishes(&self, descriptor: &Descriptor) {
+        let record = serde_json::to_value(descriptor).unwrap();
+        let published = self.control.publish(Descriptor::RECORD, record).await;
+        published.unwrap();
+    }
+
+    async fn receives(&mut self) -> Handshake {
         loop {
             let event = timeout(LONG, self.mail.next()).await.expect("an answer");
             if let Some(MailEvent::Mail(mail)) = event
@@ -148,29 +188,31 @@ impl Stranger {
     }
 }
 
-/// The life of `worker` that `driver` can reach.
-async fn connected(driver: &RegisteredSupervisor, worker: &RegisteredSupervisor) -> u64 {
+/// Follows `worker`, which `driver` can reach.
+pub(super) async fn followed(
+    driver: &RegisteredSupervisor,
+    worker: &RegisteredSupervisor,
+) -> Watch {
     let follow = Follow {
         peer: worker.alias.clone(),
         timeout: LONG,
     };
     let mut events = driver.supervisor.send(follow).await.unwrap().unwrap();
     let event = timeout(LONG, events.next()).await.expect("an event");
-    let Some(PeerEvent::Connected { incarnation }) = event else {
-        panic!("{event:?}")
-    };
-    assert_eq!(incarnation, worker.incarnation);
-    incarnation
+    let incarnation = worker.incarnation;
+    assert_eq!(event, Some(PeerEvent::Connected { incarnation }));
+    events
+}
+
+/// The life of `worker` that `driver` can reach.
+async fn connected(driver: &RegisteredSupervisor, worker: &RegisteredSupervisor) -> u64 {
+    followed(driver, worker).await;
+    worker.incarnation
 }
 
 async fn is_doubted(peer: &RegisteredSupervisor, by: &RegisteredSupervisor) -> bool {
-    let (tell, told) = oneshot::channel();
     let alias = peer.alias.clone();
-    ask(by, move |state| {
-        tell.send(state.want_monitor(&alias).is_doubted()).unwrap();
-    })
-    .await;
-    told.await.unwrap()
+    ask(by, move |state| state.want_monitor(&alias).is_doubted()).await
 }
 
 #[actix::test]
@@ -244,19 +286,9 @@ async fn a_proxy_that_is_dropped_casts_no_doubt_on_its_peer_and_one_that_has_los
             cause,
             setup: ProxySetup {
                 peer: "worker:0".into(),
-                wanted: ServiceTable {
-                    name: "Calc".to_owned(),
-                    codec: String::new(),
-                    methods: Vec::new(),
-                    parallel: Vec::new(),
-                    streams: Vec::new(),
-                    signatures: Vec::new(),
-                },
+                wanted: table(),
                 methods: &[],
-                wait_policy: WaitPolicy {
-                    busy_poll: Duration::ZERO,
-                    runtime: tokio::runtime::Handle::current(),
-                },
+                wait_policy: asleep(),
                 connect_timeout: LONG,
                 is_local: false,
                 events: tokio::sync::broadcast::Sender::new(1),
@@ -361,4 +393,49 @@ async fn fence_1_the_end_of_an_earlier_life_of_a_peer_closes_no_channel_of_a_lat
     .await;
     assert_eq!(earlier.closed(), Some(LossCause::Gone));
     assert_eq!((later.closed(), other.closed()), (None, None));
+}
+
+/// How long it takes until a proxy's peer, which answers nothing and is another incarnation as soon
+/// as it is asked, is asked as that.
+async fn asked_again_after(scope: &str, again: bool) -> Duration {
+    let driver = agent(scope, "driver:0").await;
+    let mut stranger = Stranger::new(scope).await;
+    let mut descriptor = ask(&driver, |state| state.descriptor.borrow().clone()).await;
+    descriptor.services = vec![table()];
+    descriptor.incarnation = 1;
+    stranger.publishes(&descriptor).await;
+    let started = Instant::now();
+    let mut connecting = pin!(driver.supervisor.send(ConnectService {
+        peer: Stranger::ALIAS.to_owned(),
+        wanted: table(),
+        wait_policy: asleep(),
+        timeout: LONG,
+        again,
+    }));
+    for life in [1, 2] {
+        let asked = tokio::select! {
+            asked = stranger.receives() => asked,
+            ended = &mut connecting => panic!("{:?}", ended.unwrap().err()),
+        };
+        match asked {
+            Handshake::Open(_, open) => assert_eq!(open.to, life),
+            other => panic!("{other:?}"),
+        }
+        descriptor.incarnation = 2;
+        stranger.publishes(&descriptor).await;
+    }
+    started.elapsed()
+}
+
+/// Where a thousand wait for one service, what each of them asks the control plane delays all.
+#[actix::test]
+async fn a_new_proxy_looks_for_another_incarnation_only_once_an_answer_is_late() {
+    let late = Duration::from_secs(1);
+    let new = asked_again_after("late-new", false).await;
+    assert!(new >= late, "{new:?}");
+    let lost = asked_again_after("late-lost", true).await;
+    assert!(
+        lost < late,
+        "one that has lost its peer looks at once: {lost:?}"
+    );
 }

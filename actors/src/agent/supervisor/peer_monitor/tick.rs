@@ -64,3 +64,133 @@ impl AgentState {
         tick.runs.set(false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use actix::Arbiter;
+    use futures_util::StreamExt;
+    use tokio::sync::oneshot;
+    use tokio::time::{sleep, timeout};
+
+    use super::super::super::RegisteredSupervisor;
+    use super::super::super::tests::{LONG, agent_with, ask, followed};
+    use super::*;
+    use crate::{PeerEvent, Polling};
+
+    const INTERVAL: Duration = Duration::from_millis(50);
+    const DETECTION: Duration = Duration::from_secs(1);
+    const PEERS: usize = 20;
+
+    async fn agent(scope: &'static str, alias: String) -> RegisteredSupervisor {
+        let polling = Polling::default().heartbeat(INTERVAL).detection(DETECTION);
+        agent_with(polling, scope, &alias).await
+    }
+
+    /// The same, which another thread runs.
+    async fn agent_elsewhere(scope: &'static str, alias: String) -> RegisteredSupervisor {
+        let (tell, told) = oneshot::channel();
+        Arbiter::new().spawn_fn(move || {
+            actix::spawn(async move { tell.send(agent(scope, alias).await).ok() });
+        });
+        told.await.unwrap()
+    }
+
+    /// What is known of the peers that the tick exchanges heartbeats with.
+    #[derive(Debug, Default)]
+    struct Ticked {
+        peers: Vec<String>,
+        /// When the next heartbeats to them are due.
+        next: Vec<Instant>,
+        /// When their last heartbeats were sent.
+        heard: Vec<Instant>,
+        /// How often their own tasks have looked.
+        looks: u32,
+    }
+
+    async fn ticked(hub: &RegisteredSupervisor) -> Ticked {
+        ask(hub, |state| {
+            let mut all = Ticked::default();
+            for monitor in &*state.monitors.tick.monitors.borrow() {
+                assert!(monitor.is_ticked.get());
+                all.peers.push(monitor.peer.clone());
+                let core = monitor.core.borrow();
+                all.next.extend(core.end.as_ref().map(|end| end.next_beat));
+                all.heard.push(*monitor.heard.borrow());
+                all.looks += monitor.looks.get();
+            }
+            all
+        })
+        .await
+    }
+
+    /// Waits until the tick has so many peers, and has exchanged heartbeats with them.
+    async fn settled(hub: &RegisteredSupervisor, peers: usize) -> Ticked {
+        let settled = async {
+            loop {
+                let all = ticked(hub).await;
+                if all.peers.len() == peers && all.next.iter().all(|it| *it == all.next[0]) {
+                    return all;
+                }
+                sleep(INTERVAL / 2).await;
+            }
+        };
+        timeout(LONG, settled).await.expect("all go by one tick")
+    }
+
+    #[actix::test]
+    async fn one_tick_exchanges_the_heartbeats_of_all_peers_that_are_well() {
+        let hub = agent("tick-all", "hub:0".to_owned()).await;
+        let mut peers = Vec::new();
+        for number in 0..PEERS {
+            let peer = agent("tick-all", format!("peer:{number}")).await;
+            followed(&hub, &peer).await;
+            peers.push(peer);
+        }
+        let before = settled(&hub, PEERS).await;
+        sleep(10 * INTERVAL).await;
+        let after = settled(&hub, PEERS).await;
+        for (number, before) in before.heard.iter().enumerate() {
+            assert!(after.heard[number] > *before, "{}", after.peers[number]);
+        }
+        // A task that was just about to sleep may look once more.
+        let looks = after.looks - before.looks;
+        assert!(looks <= PEERS as u32, "{looks} looks of {PEERS} tasks");
+
+        let new = agent("tick-all", "new:0".to_owned()).await;
+        followed(&hub, &new).await;
+        settled(&hub, PEERS + 1).await;
+    }
+
+    #[actix::test]
+    async fn a_peer_that_falls_silent_is_noticed_in_time_and_comes_back_to_the_tick() {
+        let hub = agent("tick-silent", "hub:0".to_owned()).await;
+        let well = agent_elsewhere("tick-silent", "well:0".to_owned()).await;
+        let silent = agent_elsewhere("tick-silent", "silent:0".to_owned()).await;
+        let mut of_well = followed(&hub, &well).await;
+        let mut events = followed(&hub, &silent).await;
+        settled(&hub, 2).await;
+
+        let (release, released) = mpsc::channel::<()>();
+        let began = Instant::now();
+        let stopped = ask(&silent, move |_| released.recv_timeout(LONG).is_ok());
+        let stalled = async {
+            let event = timeout(LONG, events.next()).await.unwrap();
+            let after = began.elapsed();
+            assert_eq!(event, Some(PeerEvent::Stalled));
+            assert!(after < DETECTION + 5 * INTERVAL, "noticed after {after:?}");
+            assert_eq!(settled(&hub, 1).await.peers, ["well:0"]);
+            release.send(()).unwrap();
+        };
+        let (stopped, ()) = tokio::join!(stopped, stalled);
+        assert!(stopped);
+        let event = timeout(LONG, events.next()).await.unwrap();
+        assert_eq!(event, Some(PeerEvent::Recovered));
+        settled(&hub, 2).await;
+        let early = timeout(INTERVAL, of_well.next()).await;
+        assert!(early.is_err(), "{early:?}");
+    }
+}
