@@ -46,16 +46,14 @@ pub(super) fn make_private(path: &Path) -> Result<(), ControlError> {
     if !path.is_absolute() {
         return Err(unfit(path, "it is not an absolute path"));
     }
-    match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) if error.kind() == ErrorKind::NotFound && is_for_this_user(path) => {
-            let reason = "XDG_RUNTIME_DIR names a directory that does not exist; create it, or unset the variable";
-            return Err(unusable(path, reason));
-        }
-        Err(error) => return Err(unfit(path, error)),
-    }
-    let found = fs::symlink_metadata(path).map_err(failed(path))?;
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => match make(path)? {
+            true => return Ok(()),
+            // Somebody was faster.
+            false => fs::symlink_metadata(path).map_err(failed(path))?,
+        },
+        found => found.map_err(|error| unfit(path, error))?,
+    };
     let reason = if found.is_symlink() {
         "it is a symbolic link".to_owned()
     } else if !found.is_dir() {
@@ -71,6 +69,19 @@ pub(super) fn make_private(path: &Path) -> Result<(), ControlError> {
         return Ok(());
     };
     Err(unfit(path, reason))
+}
+
+/// Makes a directory that this user alone may enter, and returns whether there was none.
+fn make(path: &Path) -> Result<bool, ControlError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound && is_for_this_user(path) => {
+            let reason = "XDG_RUNTIME_DIR names a directory that does not exist; create it, or unset the variable";
+            Err(unusable(path, reason))
+        }
+        Err(error) => Err(unfit(path, error)),
+    }
 }
 
 /// Whether it is the directory that the environment names.

@@ -33,8 +33,12 @@ pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<File> {
 /// The contents of a file; `None` if there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, ControlError> {
     let mut contents = Vec::new();
-    let read = open(path, OFlags::RDONLY)
-        .and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut contents));
+    let read = open(path, OFlags::RDONLY).and_then(|file| {
+        // Room for all, and for the read that finds the end.
+        let length = file.metadata()?.len().min(LONGEST as u64);
+        contents.reserve(length as usize + 1);
+        file.take(LONGEST as u64 + 1).read_to_end(&mut contents)
+    });
     match read {
         Ok(_) if contents.len() <= LONGEST => Ok(Some(contents)),
         Ok(_) => Err(unusable(path, "it is longer than 1 MiB")),

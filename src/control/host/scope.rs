@@ -32,7 +32,6 @@ use serde_json::Value;
 use super::directory::{failed, file_name, make_private, unfit, unusable};
 use super::files::{self, LONGEST, make_way, read_named, write_named};
 use super::index::{Index, make_directory};
-use super::threads::blocking;
 use super::turns::Turns;
 use crate::backoff::Backoff;
 use crate::control::{ControlError, Entity, MailEvent, PeerRecord};
@@ -102,21 +101,13 @@ impl Scope {
         }
     }
 
-    /// Runs what locks the scope when it is its turn. A thousand agents of one process would
-    /// otherwise leave other processes no chance to get the lock.
+    /// Runs what locks the scope when it is its turn.
     pub(super) async fn in_turn<T: Send + 'static>(
         &self,
         act: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
     ) -> Result<T, ControlError> {
-        let turn = self.turns.take(LOCK_TIMEOUT).await;
-        let turn = turn.ok_or_else(|| is_locked(&self.path))?;
-        let in_turn = move || {
-            let done = act();
-            let is_stuck = matches!(done, Err(ControlError::HostDirectory { .. }));
-            turn.end(!is_stuck);
-            done
-        };
-        blocking(in_turn).await
+        let done = self.turns.run(LOCK_TIMEOUT, act).await;
+        done.unwrap_or_else(|| Err(is_locked(&self.path)))
     }
 
     /// Removes what crashed agents have left in this and any other scope that is not locked. What
@@ -585,8 +576,10 @@ impl<'a> LockedScope<'a> {
     pub(super) fn post(&self, alias: &str, event: &MailEvent) -> Result<(), ControlError> {
         let path = self.agent_path(alias);
         let socket = path.join(SOCKET);
+        // Before anything is written: mail that nobody is told of waits for the next.
+        let bell = bell().map_err(failed(&socket))?;
         // Mail is for the next owner of the alias, and the rest of a crashed one is not.
-        if is_there(&socket) && is_certainly_dead(&socket) {
+        if bell.connect(&socket).is_err_and(is_of_dead) && is_there(&socket) {
             self.remove(&path)?;
         }
         make_private(&path)?;
@@ -598,10 +591,8 @@ impl<'a> LockedScope<'a> {
             let reason = format!("mail of {} bytes is too long", line.len());
             return Err(unusable(&mail, reason));
         }
-        // Before anything is written: mail that nobody is told of waits for the next.
-        let bell = bell().map_err(failed(&socket))?;
         append(&mail, line.as_bytes())?;
-        let _ = bell.send_to(&MAIL_CAME, &socket);
+        let _ = bell.send(&MAIL_CAME);
         Ok(())
     }
 
@@ -737,10 +728,14 @@ fn age(path: &Path) -> Option<Duration> {
 
 /// Returns whether no process has bound this socket. False if this process cannot tell.
 fn is_certainly_dead(socket: &Path) -> bool {
+    let connected = UnixDatagram::unbound().map(|it| it.connect(socket));
+    connected.is_ok_and(|it| it.is_err_and(is_of_dead))
+}
+
+/// Whether connecting with a socket has failed because no process has bound it.
+fn is_of_dead(error: io::Error) -> bool {
     use ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
-    let connected = UnixDatagram::unbound().and_then(|it| it.connect(socket));
-    connected
-        .is_err_and(|error| matches!(error.kind(), ConnectionRefused | NotFound | NotADirectory))
+    matches!(error.kind(), ConnectionRefused | NotFound | NotADirectory)
 }
 
 /// Tells the agent at `socket` to look again: at its mail, or at everything. If its socket is full,
@@ -761,7 +756,8 @@ fn bell() -> io::Result<UnixDatagram> {
 /// Appends to the mail in a file, and drops the older half if it becomes too long.
 fn append(mail: &Path, line: &[u8]) -> Result<(), ControlError> {
     let open = || files::open(mail, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE);
-    let mut file = make_way(mail).and_then(|()| open()).map_err(failed(mail))?;
+    let opened = open().or_else(|_| make_way(mail).and_then(|()| open()));
+    let mut file = opened.map_err(failed(mail))?;
     let mut length = file.metadata().map_err(failed(mail))?.len();
     if length > (LONGEST - line.len()) as u64 {
         tracing::warn!(mail = %mail.display(), "nobody reads this mail: the older half is dropped");

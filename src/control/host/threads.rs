@@ -23,12 +23,11 @@ pub(super) async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
 ) -> Result<T, ControlError> {
     let callers = Handle::current();
-    let threads = shared().unwrap_or_else(|| callers.clone());
     let act = move || {
         let _within = callers.enter();
         act()
     };
-    match threads
+    match of_all()
         .spawn_blocking(act)
         .await
         .map_err(JoinError::try_into_panic)
@@ -38,6 +37,11 @@ pub(super) async fn blocking<T: Send + 'static>(
         // The runtime is being shut down.
         Err(Err(_)) => Err(ControlError::NotRegistered),
     }
+}
+
+/// The runtime whose threads may block: the shared one, or else the caller's.
+pub(super) fn of_all() -> Handle {
+    shared().unwrap_or_else(Handle::current)
 }
 
 /// The runtime, if there is one or one can be made.

@@ -1,51 +1,136 @@
-//! Turns: those of one process who change a scope do so one after the other.
+//! Turns: what one process changes in a scope, it does one after the other.
+//!
+//! A thousand agents of one process wait here rather than for the lock of the scope, on which
+//! other processes would otherwise have no chance. One thread does what all of them want, so that
+//! an agent is woken once, with the result.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::threads;
+use crate::control::ControlError;
+
+type Act = Box<dyn FnOnce() + Send>;
+
 /// The turns at one scope.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Turns {
-    turn: Arc<Mutex<()>>,
+    waiting: Mutex<Waiting>,
     /// How many have done what they wanted.
     done: AtomicU64,
 }
 
-/// The right to change the scope.
-#[derive(Debug)]
-pub(super) struct Turn {
-    turns: Arc<Turns>,
-    _guard: OwnedMutexGuard<()>,
+#[derive(Default)]
+struct Waiting {
+    acts: VecDeque<Act>,
+    /// Whether a thread takes them.
+    is_served: bool,
 }
 
 impl Turns {
-    /// Waits for a turn. Returns `None` if nobody has done anything for as long as `patience`:
-    /// however many there are before this one, they are let by as long as it goes on.
-    pub(super) async fn take(self: &Arc<Self>, patience: Duration) -> Option<Turn> {
-        let mut waiting = Box::pin(Arc::clone(&self.turn).lock_owned());
-        loop {
-            let before = self.done.load(Ordering::Relaxed);
-            if let Ok(guard) = timeout(patience, &mut waiting).await {
-                let turns = Arc::clone(self);
-                let _guard = guard;
-                return Some(Turn { turns, _guard });
+    /// Runs `act` behind those who came before, with the caller's runtime as the current one.
+    /// Returns `None` if nobody has done anything for as long as `patience`: however many there are
+    /// before this one, they are let by as long as it goes on. An error of the directory counts as
+    /// nothing.
+    pub(super) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        patience: Duration,
+        act: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+    ) -> Option<Result<T, ControlError>> {
+        let (tell, mut told) = oneshot::channel();
+        let is_taken = Arc::new(AtomicBool::new(false));
+        let (turns, taken, callers) = (Arc::clone(self), is_taken.clone(), Handle::current());
+        self.push(Box::new(move || {
+            // Nobody waits for what was given up.
+            if taken.swap(true, Ordering::Relaxed) || tell.is_closed() {
+                return;
             }
-            if self.done.load(Ordering::Relaxed) == before {
+            let _within = callers.enter();
+            let done = catch_unwind(AssertUnwindSafe(act));
+            if !matches!(done, Ok(Err(ControlError::HostDirectory { .. }))) {
+                turns.done.fetch_add(1, Ordering::Relaxed);
+            }
+            let _ = tell.send(done);
+        }));
+        let done = loop {
+            let before = self.done.load(Ordering::Relaxed);
+            if let Ok(done) = timeout(patience, &mut told).await {
+                break done;
+            }
+            let is_stuck = self.done.load(Ordering::Relaxed) == before;
+            if is_stuck && !is_taken.swap(true, Ordering::Relaxed) {
                 return None;
             }
+        };
+        match done {
+            Ok(Ok(done)) => Some(done),
+            Ok(Err(panic)) => resume_unwind(panic),
+            // The runtime whose thread it was is being shut down.
+            Err(_) => Some(Err(ControlError::NotRegistered)),
         }
+    }
+
+    fn push(self: &Arc<Self>, act: Act) {
+        let is_served = {
+            let mut waiting = self.waiting();
+            waiting.acts.push_back(act);
+            std::mem::replace(&mut waiting.is_served, true)
+        };
+        if !is_served {
+            let mut server = Server {
+                turns: Arc::clone(self),
+                has_begun: false,
+            };
+            threads::of_all().spawn_blocking(move || server.serve());
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while it is held.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Turn {
-    /// Ends the turn. Others go on waiting if it was `of_use`.
-    pub(super) fn end(self, of_use: bool) {
-        if of_use {
-            self.turns.done.fetch_add(1, Ordering::Relaxed);
+impl std::fmt::Debug for Turns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Turns")
+    }
+}
+
+/// Takes the turns of those who wait, until nobody does.
+struct Server {
+    turns: Arc<Turns>,
+    has_begun: bool,
+}
+
+impl Server {
+    fn serve(&mut self) {
+        self.has_begun = true;
+        while let Some(act) = self.next() {
+            act();
+        }
+    }
+
+    fn next(&self) -> Option<Act> {
+        let mut waiting = self.turns.waiting();
+        let next = waiting.acts.pop_front();
+        waiting.is_served = next.is_some();
+        next
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Without a thread of its own whoever comes next starts another.
+        if !self.has_begun {
+            self.turns.waiting().is_served = false;
         }
     }
 }
@@ -53,7 +138,7 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use tokio::time::sleep;
+    use std::thread::sleep;
 
     use super::*;
 
@@ -63,20 +148,22 @@ mod tests {
     /// gets one.
     async fn last_of(count: u32, each: Duration, of_use: bool) -> bool {
         let turns = Arc::<Turns>::default();
+        let act = move || {
+            sleep(each);
+            match of_use {
+                true => Ok(()),
+                false => Err(ControlError::HostDirectory {
+                    path: "/run/slimerpc/job".to_owned(),
+                    reason: "it is locked".to_owned(),
+                }),
+            }
+        };
         let mut last = None;
         for _ in 0..count {
             let turns = Arc::clone(&turns);
-            last = Some(tokio::spawn(async move {
-                let turn = turns.take(PATIENCE).await;
-                let is_taken = turn.is_some();
-                if let Some(turn) = turn {
-                    sleep(each).await;
-                    turn.end(of_use);
-                }
-                is_taken
-            }));
+            last = Some(tokio::spawn(async move { turns.run(PATIENCE, act).await }));
         }
-        last.unwrap().await.unwrap()
+        last.unwrap().await.unwrap().is_some()
     }
 
     /// A thousand agents of one process take longer together than any of them may take.
@@ -89,5 +176,47 @@ mod tests {
     async fn who_waits_behind_one_that_is_stuck_is_told() {
         assert!(!last_of(2, PATIENCE * 4, true).await);
         assert!(!last_of(12, PATIENCE / 4, false).await, "nothing was done");
+    }
+
+    #[tokio::test]
+    async fn turns_are_taken_one_at_a_time_in_order_and_none_that_was_given_up() {
+        let (turns, taken) = (Arc::<Turns>::default(), Arc::<Mutex<Vec<u32>>>::default());
+        let turn = |number: u32| {
+            let (turns, taken) = (Arc::clone(&turns), Arc::clone(&taken));
+            let act = move || {
+                // Only one is inside.
+                let mut taken = taken.try_lock().unwrap();
+                sleep(PATIENCE / 100);
+                taken.push(number);
+                Ok(())
+            };
+            tokio::spawn(async move { turns.run(PATIENCE * 10, act).await.unwrap() })
+        };
+        let first = turn(0);
+        let mut waiting: Vec<_> = (1..20).map(turn).collect();
+        first.await.unwrap().unwrap();
+        // It has run by now whatever was behind it, or is about to: what is last still waits.
+        let given_up = waiting.pop().unwrap();
+        given_up.abort();
+        assert!(given_up.await.unwrap_err().is_cancelled());
+        for turn in waiting {
+            turn.await.unwrap().unwrap();
+        }
+        let after = turn(20);
+        after.await.unwrap().unwrap();
+        let expected: Vec<_> = (0..19).chain([20]).collect();
+        assert_eq!(*taken.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_that_of_whose_turn_it_is_and_the_others_go_on() {
+        let turns = Arc::<Turns>::default();
+        let run = |act: fn() -> Result<(), ControlError>| {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move { turns.run(PATIENCE, act).await.unwrap() })
+        };
+        let (panics, goes_on) = (run(|| panic!("on purpose")), run(|| Ok(())));
+        assert!(panics.await.unwrap_err().is_panic());
+        goes_on.await.unwrap().unwrap();
     }
 }
