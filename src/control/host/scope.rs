@@ -83,15 +83,16 @@ pub(super) struct Scope {
     turns: Arc<Turns>,
 }
 
-/// The turns at scopes, by path.
-static TURNS: LazyLock<DashMap<PathBuf, Weak<Turns>>> = LazyLock::new(DashMap::new);
+/// The turns at scopes, by process and path: a fork has none of the threads that serve them.
+static TURNS: LazyLock<DashMap<(u32, PathBuf), Weak<Turns>>> = LazyLock::new(DashMap::new);
 
 impl Scope {
     /// The scope `name` in the directory `root`.
     pub(super) fn new(root: &Path, name: &str) -> Self {
         TURNS.retain(|_, turns| turns.strong_count() > 0);
         let path = root.join(file_name(name));
-        let mut known = TURNS.entry(path.clone()).or_default();
+        let here = (std::process::id(), path.clone());
+        let mut known = TURNS.entry(here).or_default();
         let turns = known.upgrade().unwrap_or_default();
         *known = Arc::downgrade(&turns);
         Self {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -18,6 +19,12 @@ use super::threads;
 use crate::control::ControlError;
 
 type Act = Box<dyn FnOnce() + Send>;
+
+/// Turns after which other processes are let in: they try the lock of the scope again and again,
+/// and it is held almost all the time while many wait here.
+const TOGETHER: usize = 8;
+/// For how long they are.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// The turns at one scope.
 #[derive(Default)]
@@ -86,7 +93,7 @@ impl Turns {
         if !is_served {
             let mut server = Server {
                 turns: Arc::clone(self),
-                has_begun: false,
+                is_over: false,
             };
             threads::of_all().spawn_blocking(move || server.serve());
         }
@@ -107,30 +114,41 @@ impl std::fmt::Debug for Turns {
 /// Takes the turns of those who wait, until nobody does.
 struct Server {
     turns: Arc<Turns>,
-    has_begun: bool,
+    is_over: bool,
 }
 
 impl Server {
     fn serve(&mut self) {
-        self.has_begun = true;
-        while let Some(act) = self.next() {
+        for number in 1.. {
+            let Some(act) = self.next() else {
+                return;
+            };
             act();
+            if number % TOGETHER == 0 {
+                thread::sleep(PAUSE);
+            }
         }
     }
 
-    fn next(&self) -> Option<Act> {
+    fn next(&mut self) -> Option<Act> {
         let mut waiting = self.turns.waiting();
         let next = waiting.acts.pop_front();
-        waiting.is_served = next.is_some();
+        self.is_over = next.is_none();
+        waiting.is_served = !self.is_over;
         next
     }
 }
 
 impl Drop for Server {
+    /// Without a thread of its own, or after a panic, whoever waits is told, and whoever comes next
+    /// starts another.
     fn drop(&mut self) {
-        // Without a thread of its own whoever comes next starts another.
-        if !self.has_begun {
-            self.turns.waiting().is_served = false;
+        if !self.is_over {
+            let mut waiting = self.turns.waiting();
+            waiting.is_served = false;
+            let acts = std::mem::take(&mut waiting.acts);
+            drop(waiting);
+            drop(acts);
         }
     }
 }
@@ -138,6 +156,7 @@ impl Drop for Server {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc;
     use std::thread::sleep;
 
     use super::*;
@@ -181,28 +200,31 @@ mod tests {
     #[tokio::test]
     async fn turns_are_taken_one_at_a_time_in_order_and_none_that_was_given_up() {
         let (turns, taken) = (Arc::<Turns>::default(), Arc::<Mutex<Vec<u32>>>::default());
-        let turn = |number: u32| {
+        let turn = |number: u32, begin: Option<mpsc::Receiver<()>>| {
             let (turns, taken) = (Arc::clone(&turns), Arc::clone(&taken));
             let act = move || {
                 // Only one is inside.
                 let mut taken = taken.try_lock().unwrap();
-                sleep(PATIENCE / 100);
+                begin.map(|begin| begin.recv());
                 taken.push(number);
                 Ok(())
             };
-            tokio::spawn(async move { turns.run(PATIENCE * 10, act).await.unwrap() })
+            tokio::spawn(async move { turns.run(PATIENCE * 60, act).await.unwrap() })
         };
-        let first = turn(0);
-        let mut waiting: Vec<_> = (1..20).map(turn).collect();
-        first.await.unwrap().unwrap();
-        // It has run by now whatever was behind it, or is about to: what is last still waits.
+        let (begin, begins) = mpsc::channel();
+        let first = turn(0, Some(begins));
+        let mut waiting: Vec<_> = (1..20).map(|number| turn(number, None)).collect();
+        // All of them wait behind the first.
+        tokio::task::yield_now().await;
         let given_up = waiting.pop().unwrap();
         given_up.abort();
         assert!(given_up.await.unwrap_err().is_cancelled());
+        begin.send(()).unwrap();
+        first.await.unwrap().unwrap();
         for turn in waiting {
             turn.await.unwrap().unwrap();
         }
-        let after = turn(20);
+        let after = turn(20, None);
         after.await.unwrap().unwrap();
         let expected: Vec<_> = (0..19).chain([20]).collect();
         assert_eq!(*taken.lock().unwrap(), expected);
@@ -213,10 +235,51 @@ mod tests {
         let turns = Arc::<Turns>::default();
         let run = |act: fn() -> Result<(), ControlError>| {
             let turns = Arc::clone(&turns);
-            tokio::spawn(async move { turns.run(PATIENCE, act).await.unwrap() })
+            tokio::spawn(async move { turns.run(PATIENCE * 60, act).await.unwrap() })
         };
         let (panics, goes_on) = (run(|| panic!("on purpose")), run(|| Ok(())));
         assert!(panics.await.unwrap_err().is_panic());
         goes_on.await.unwrap().unwrap();
+    }
+
+    /// Dropping what an act has borrowed may panic outside of its turn.
+    #[tokio::test]
+    async fn a_server_that_dies_leaves_its_place_to_the_next() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("on purpose");
+            }
+        }
+        let turns = Arc::<Turns>::default();
+        // What nobody waits for any more is dropped with its turn.
+        let (begin, begins) = mpsc::channel();
+        let first = Arc::clone(&turns);
+        let first = tokio::spawn(async move {
+            let act = move || {
+                begins.recv().unwrap();
+                Ok(())
+            };
+            first.run(PATIENCE * 60, act).await.unwrap()
+        });
+        tokio::task::yield_now().await;
+        let (second, panics) = (Arc::clone(&turns), Panics);
+        let second = tokio::spawn(async move {
+            let act = move || {
+                let _panics = panics;
+                Ok(())
+            };
+            second.run(PATIENCE * 60, act).await
+        });
+        tokio::task::yield_now().await;
+        second.abort();
+        begin.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        let mut done = false;
+        while !done {
+            let run = turns.run(PATIENCE * 60, || Ok(()));
+            // That of a server that has died meanwhile says so.
+            done = run.await.unwrap().is_ok();
+        }
     }
 }
