@@ -214,6 +214,17 @@ impl Office {
         self.watch.run.lock().unwrap().clone()
     }
 
+    /// Waits until the service has heard of all that was sent to it: that it gives up what was sent
+    /// last, which is cancelled, tells so.
+    async fn has_heard(&self) {
+        drop(self.desk.note(u64::MAX));
+        let channel = self.desk.channel().unwrap();
+        until("the service has heard of it", || {
+            channel.credits().orphaned == 0
+        })
+        .await;
+    }
+
     /// SLOT-2
     async fn credits_are_back(&self) {
         let call = async || drop(self.desk.note(u64::MAX).await);
@@ -250,9 +261,10 @@ async fn a_deadline_that_travelled_ends_a_request_whose_caller_cannot_cancel() {
     // The reply is not dropped but forgotten, so no cancel is ever sent.
     let office = office(4).await;
     let busy = office.desk.wait_at_gate();
-    let forgotten = office.desk.with_timeout(Duration::from_millis(50)).note(7);
-    std::mem::forget(forgotten);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let after = Duration::from_millis(50);
+    std::mem::forget(office.desk.with_timeout(after).note(7));
+    office.has_heard().await;
+    tokio::time::sleep(2 * after).await;
     office.watch.gate.open();
     busy.await.unwrap();
     office.desk.note(8).await.unwrap();
@@ -300,12 +312,7 @@ async fn a_call_that_waits_for_a_credit_until_its_deadline_was_certainly_not_run
 async fn a_cancelled_request_that_has_not_begun_is_skipped() {
     let office = office(4).await;
     let busy = office.desk.wait_at_gate();
-    drop(office.desk.note(1));
-    let channel = office.desk.channel().unwrap();
-    until("the service has heard of it", || {
-        channel.credits().orphaned == 0
-    })
-    .await;
+    office.has_heard().await;
     office.watch.gate.open();
     busy.await.unwrap();
     office.desk.note(2).await.unwrap();
