@@ -584,6 +584,8 @@ async fn a_redis_that_comes_back_empty_is_filled_again_and_watched_on() {
 
 #[actix::test]
 async fn serving_does_not_wait_for_a_control_plane_that_keeps_no_entities_or_is_slow() {
+    /// A request that is not answered is given up after 5 s.
+    const UNANSWERED: Duration = Duration::from_secs(4);
     let server = NanoCtrlServer::start();
     let redis = server.redis.port;
     for entities in [Some((404, Vec::new())), None] {
@@ -601,14 +603,14 @@ async fn serving_does_not_wait_for_a_control_plane_that_keeps_no_entities_or_is_
         let agent = builder.nanoctrl(plane.url()).start().await.unwrap();
         let started = Instant::now();
         let served = agent.serve(Calc).await.unwrap();
-        assert!(started.elapsed() < Duration::from_secs(1));
+        assert!(started.elapsed() < UNANSWERED);
         assert_eq!(
             agent.proxy::<Calc>("w").await.unwrap().add(1, 2).await,
             Ok(3)
         );
         let started = Instant::now();
         served.stop().await.unwrap();
-        assert!(started.elapsed() < Duration::from_secs(1));
+        assert!(started.elapsed() < UNANSWERED);
         let listed = agent.discover::<Calc>().await;
         assert!(
             matches!(listed, Err(AgentError::Control(_))),
