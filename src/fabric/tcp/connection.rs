@@ -400,11 +400,15 @@ impl Connection {
             return false;
         }
         let had_begun = wire.gathering.is_waiting();
-        if !wire.gathering.waits(&wire.output, send_cq) {
+        let gathered = self.device.gathered();
+        if !wire
+            .gathering
+            .waits(&wire.output, send_cq, gathered.settled())
+        {
             return false;
         }
         if !had_begun {
-            self.device.gathered().add(&self.this);
+            gathered.add(&self.this);
         }
         // Behind that: whoever goes to sleep now sees this, or is seen here.
         !send_cq.is_slept_on()

@@ -4,10 +4,12 @@
 //! that have not been answered, whoever posts polls soon: for the answers. Frames wait for that
 //! poll, but not many of them, and not if nobody polls. A frame that is alone leaves at once.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::completion_queue::TcpCompletionQueue;
 use super::output::Output;
+use crate::fabric::Gid;
 
 /// Posts that leave together at most.
 const POSTS: u32 = 16;
@@ -19,10 +21,27 @@ const BYTES: usize = 16 * 1024;
 /// for long after the next one, too.
 const PAUSE: Duration = Duration::from_micros(20);
 
+/// What a thread posted last while others were unanswered. Whoever calls many peers in turn posts
+/// for each of them seldom, and polls soon all the same.
+#[derive(Debug, Clone, Copy)]
+struct Posted {
+    device: Gid,
+    at: Instant,
+    /// How often the device's frames had been sent by a poll, and the posts since then that came
+    /// soon after one another.
+    settled: u64,
+    unpolled: u32,
+}
+
+thread_local! {
+    static POSTED: Cell<Option<Posted>> = const { Cell::new(None) };
+}
+
 #[cfg(test)]
 thread_local! {
-    /// What counts instead for posts of this thread, for tests on machines of any speed.
-    pub(crate) static PAUSE_HERE: std::cell::Cell<Duration> = const { std::cell::Cell::new(PAUSE) };
+    /// What counts instead of [`PAUSE`] for posts of this thread, for tests on machines of any
+    /// speed.
+    pub(crate) static PAUSE_HERE: Cell<Duration> = const { Cell::new(PAUSE) };
 }
 
 fn pause() -> Duration {
@@ -42,8 +61,6 @@ pub(super) struct Gathering {
     /// Polls at the last post, and the posts since they were as many.
     polls: u64,
     unpolled: u32,
-    /// When something was posted while others were unanswered.
-    posted: Option<Instant>,
 }
 
 impl Gathering {
@@ -53,11 +70,29 @@ impl Gathering {
     }
 
     /// Something was posted while others were unanswered. Returns whether it waits for the next
-    /// poll of `queue`.
-    pub(super) fn waits(&mut self, output: &Output, queue: &TcpCompletionQueue) -> bool {
-        let now = Instant::now();
-        let before = self.posted.replace(now);
-        let is_soon = before.is_some_and(|before| now.duration_since(before) < pause());
+    /// poll of `queue`, or of another one of its device, whose polls have sent frames `settled`
+    /// times.
+    pub(super) fn waits(
+        &mut self,
+        output: &Output,
+        queue: &TcpCompletionQueue,
+        settled: u64,
+    ) -> bool {
+        let (device, at) = (queue.device(), Instant::now());
+        let is_soon_after =
+            |last: &Posted| last.device == device && at.duration_since(last.at) < pause();
+        let last = POSTED.get().filter(is_soon_after);
+        let unpolled = last.map_or(0, |last| match last.settled == settled {
+            true => last.unpolled.saturating_add(1),
+            false => 1,
+        });
+        POSTED.set(Some(Posted {
+            device,
+            at,
+            settled,
+            unpolled,
+        }));
+        let is_soon = (1..UNPOLLED).contains(&unpolled);
         let polls = queue.polls();
         if std::mem::replace(&mut self.polls, polls) != polls {
             self.unpolled = 0;

@@ -239,6 +239,69 @@ fn frames_that_wait_leave_when_another_queue_of_the_device_is_polled() {
     }
 }
 
+/// Whoever calls many peers in turn posts seldom for each of them, and polls soon all the same: a
+/// queue of this device, which says nothing of others.
+#[test]
+fn frames_wait_soon_after_one_for_another_peer_of_the_device() {
+    let mut pair = Pair::new();
+    let [here, elsewhere] = [pair.here.device.clone(), open()];
+    let end = Instant::now() + SOON;
+    // A connection posts for the first time while another frame of its own is unanswered.
+    let mut waits = |device: &Arc<TcpDevice>| {
+        let mut queue = Queue::new(device);
+        let mut near = End::new(device, &queue);
+        let far = Queue::new(&pair.there.device);
+        let mut peer = End::new(&pair.there.device, &far);
+        near.connect(&peer);
+        peer.connect(&near);
+        near.post(0);
+        while queue.take(1).is_empty() {
+            assert!(Instant::now() < end, "it is not acknowledged");
+        }
+        pair.gather();
+        near.post(1);
+        near.post(2);
+        let waits = near.waiting() > 0;
+        // What was gathered for that leaves.
+        while !pair.queue.take(16).is_empty() {}
+        pair.arrive();
+        waits
+    };
+    for _ in 0..20 {
+        assert!(!waits(&elsewhere));
+    }
+    // Pauses that others cause must not be long for it.
+    while !waits(&here) {
+        assert!(Instant::now() < end, "nothing waits");
+    }
+}
+
+/// Who tells many peers something without ever polling has the device's thread send a few of it.
+#[test]
+fn few_frames_wait_of_one_who_posts_for_many_and_does_not_poll() {
+    let mut pair = Pair::new();
+    let (queue, far) = (
+        Queue::new(&pair.here.device),
+        Queue::new(&pair.there.device),
+    );
+    let mut ends = [(); 2 * UNPOLLED / POSTS].map(|()| {
+        let mut near = End::new(&pair.here.device, &queue);
+        let mut peer = End::new(&pair.there.device, &far);
+        near.connect(&peer);
+        peer.connect(&near);
+        (near, peer)
+    });
+    pair.gather();
+    for number in 0..3 * POSTS {
+        for (near, _) in &mut ends {
+            near.post(number as u32);
+        }
+        let connected = ends.iter().filter(|(near, _)| near.connection().is_made());
+        let waiting: usize = connected.map(|(near, _)| near.waiting()).sum();
+        assert!(waiting <= UNPOLLED * HEADER, "{waiting} bytes wait");
+    }
+}
+
 /// Nobody may ever poll again.
 #[test]
 fn frames_that_wait_leave_without_a_poll() {
