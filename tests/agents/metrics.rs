@@ -222,11 +222,18 @@ async fn waiting_for_a_handler_is_counted_apart_from_what_it_takes() {
     );
 }
 
+/// A client of HTTP. The feature tls has reqwest ask for a provider of cryptography that the
+/// process has chosen, even where it needs none.
+fn client() -> reqwest::Client {
+    #[cfg(feature = "tls")]
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 async fn get(agent: &PeerAgent, path: &str) -> (StatusCode, String) {
     let address = agent.metrics_address().unwrap();
-    let answer = reqwest::get(format!("http://{address}{path}"))
-        .await
-        .unwrap();
+    let asked = client().get(format!("http://{address}{path}"));
+    let answer = asked.send().await.unwrap();
     (answer.status(), answer.text().await.unwrap())
 }
 
@@ -262,7 +269,7 @@ async fn prometheus_reads_the_figures() {
 
     assert_eq!(get(&driver, "/").await.0, StatusCode::NOT_FOUND);
     let address = driver.metrics_address().unwrap();
-    let posted = reqwest::Client::new()
+    let posted = client()
         .post(format!("http://{address}/metrics"))
         .send()
         .await;
