@@ -28,13 +28,13 @@ fn row(alias: &str) -> String {
     )
 }
 
-/// Starts a browser that shows the console of a job.
-macro_rules! open {
-    ($job:expr) => {{
+/// A browser, the first thing of a test: where it has to be installed, agents would have been silent
+/// for too long meanwhile. Where it cannot be, there is nothing to test.
+macro_rules! browser {
+    () => {{
         let Some(browser) = Browser::start().await else {
             return;
         };
-        browser.client.goto(&$job.console()).await.unwrap();
         browser
     }};
 }
@@ -134,8 +134,9 @@ impl Drop for Driver {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn live_agents_are_seen_as_they_are_called_stopped_and_killed() {
+    let browser = browser!();
     let job = Job::empty();
-    let browser = open!(job);
+    browser.client.goto(&job.console()).await.unwrap();
     browser
         .until("document.querySelector('#empty')?.innerText.includes('DLSLIME_OBS=1')")
         .await;
@@ -233,6 +234,7 @@ async fn live_agents_are_seen_as_they_are_called_stopped_and_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_text_wherever_they_stand() {
+    let browser = browser!();
     let mut job = Job::empty();
     let mut hostile = agent(SCRIPT, "<img src=x onerror=alert(1)>");
     let said = ours(&mut hostile);
@@ -258,7 +260,7 @@ async fn names_are_text_wherever_they_stand() {
     job.server
         .redis
         .run::<()>(&["SADD", "nanoctrl/scopes", "<scope>"]);
-    let browser = open!(job);
+    browser.client.goto(&job.console()).await.unwrap();
     browser.until(&row(SCRIPT)).await;
     for view in ["services", "events", "agents"] {
         browser
@@ -302,8 +304,9 @@ async fn names_are_text_wherever_they_stand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_reached_by_keyboard_and_search_narrows_what_is_shown() {
+    let browser = browser!();
     let mut job = Job::training();
-    let browser = open!(job);
+    browser.client.goto(&job.console()).await.unwrap();
     browser.until(SHOWN).await;
     // The first stop leads past the navigation.
     browser.press("\u{e004}").await;
@@ -343,6 +346,8 @@ async fn everything_is_reached_by_keyboard_and_search_narrows_what_is_shown() {
 
     let mut seen = Vec::new();
     for _ in 0..40 {
+        // Lest the rows are sorted anew, as agents that are silent come first.
+        job.tick();
         browser.press("\u{e004}").await;
         let at = browser
             .value("(document.activeElement.id || document.activeElement.innerText)")
@@ -405,8 +410,9 @@ async fn everything_is_reached_by_keyboard_and_search_narrows_what_is_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_fit_a_telephone_and_follow_what_its_owner_prefers() {
+    let browser = browser!();
     let job = Job::training();
-    let browser = open!(job);
+    browser.client.goto(&job.console()).await.unwrap();
     browser.resize(360, 740).await;
     for page in [
         "#/",
@@ -506,8 +512,9 @@ async fn a_token_is_asked_for_once_and_the_page_notices_that_its_server_has_gone
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_agents_are_shown_searched_and_told_anew_quickly() {
+    let browser = browser!();
     let mut job = Job::large(1000);
-    let browser = open!(job);
+    browser.client.goto(&job.console()).await.unwrap();
     browser
         .until("document.querySelector('#count').innerText === '1000 shown'")
         .await;
@@ -563,8 +570,9 @@ fn computed(process: i32) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a figure: set SLIME_TEST_NANOCTRL to a nanoctrl that is built with --release"]
 async fn a_console_that_is_open_takes_less_than_a_fiftieth_of_a_core_for_a_hundred_agents() {
+    let browser = browser!();
     let mut job = Job::large(100);
-    let browser = open!(job);
+    browser.client.goto(&job.console()).await.unwrap();
     browser
         .until("document.querySelector('#count').innerText === '100 shown'")
         .await;
