@@ -28,8 +28,8 @@ fn row(alias: &str) -> String {
     )
 }
 
-/// A browser, the first thing of a test: where it has to be installed, agents would have been silent
-/// for too long meanwhile. Where it cannot be, there is nothing to test.
+/// A browser, the first thing of a test: where it has to be installed, agents would have been
+/// silent for too long meanwhile. Where it cannot be, there is nothing to test.
 macro_rules! browser {
     () => {{
         let Some(browser) = Browser::start().await else {
