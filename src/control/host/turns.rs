@@ -79,7 +79,7 @@ impl Turns {
         match done {
             Ok(Ok(done)) => Some(done),
             Ok(Err(panic)) => resume_unwind(panic),
-            // The runtime whose thread it was is being shut down.
+            // The thread that would have done it has died, or its runtime is being shut down.
             Err(_) => Some(Err(ControlError::NotRegistered)),
         }
     }
